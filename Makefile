@@ -1,0 +1,48 @@
+# Sluice. "make" builds bin/sluice, "make demo" shows it at work, "make test"
+# runs all hermetic tests; these need Go alone.
+VERSION ?= 0.1.0
+COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+LDFLAGS := -s -w -buildid= -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+KAFKA   ?=
+FUZZTIME ?= 20s
+
+.PHONY: build demo test e2e lint fuzz bench cross clean
+
+build:
+	$(GOBUILD) -o bin/sluice ./agent/cmd/sluice
+	$(GOBUILD) -o bin/sluice-simulate ./agent/cmd/sluice-simulate
+
+demo: build
+	@bin/sluice-simulate demo --sluice bin/sluice $(if $(KAFKA),--kafka $(KAFKA))
+
+test:
+	go vet ./...
+	go test -race -count=1 -timeout 10m ./...
+
+e2e: build
+	agent/e2e/install.sh
+	go test -tags e2e -count=1 -v -timeout 40m ./agent/e2e/
+
+lint:
+	agent/e2e/lint.sh
+
+# Each fuzz target for FUZZTIME.
+fuzz:
+	@set -e; for pkg in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; done
+
+bench:
+	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
+
+cross:
+	@set -e; for t in armv6:arm:6 armv7:arm:7 arm64:arm64: amd64:amd64:; do \
+	  name=$${t%%:*}; rest=$${t#*:}; arch=$${rest%%:*}; arm=$${rest##*:}; \
+	  GOOS=linux GOARCH=$$arch GOARM=$$arm $(GOBUILD) -o dist/sluice-linux-$$name ./agent/cmd/sluice; \
+	  printf '%s %s bytes\n' dist/sluice-linux-$$name $$(stat -c %s dist/sluice-linux-$$name); \
+	done
+
+clean:
+	rm -rf bin dist

@@ -1,0 +1,156 @@
+// Package cli is the command line of Sluice: it maps arguments to commands and
+// errors to exit statuses. A command gets everything from Process, so that tests
+// run it without a process of its own.
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"sluice/agent/config"
+)
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1 // failed at run time
+	exitUsage  = 2 // wrong usage or invalid config
+)
+
+// Process is what a command sees of the world.
+type Process struct {
+	Args   []string // without the program's name
+	Out    io.Writer
+	Err    io.Writer
+	Env    func(string) (string, bool)
+	Reload <-chan os.Signal // SIGHUP; may be nil
+	Build  Build
+}
+
+// Build says which build this is.
+type Build struct{ Version, Commit string }
+
+// command is one word of the command line.
+type command struct {
+	name, args, does string
+	run              func(context.Context, *call) error
+}
+
+func commands() []command {
+	return []command{
+		{"run", "", "run the agent in the foreground; SIGTERM stops, SIGHUP reloads", run},
+		{"check", "", "validate a config: every problem at once, as file:line:col", check},
+		{"print-config", "", "show the effective config with defaults, secrets masked", printConfig},
+		{"status", "[--watch] [--json] [--addr HOST:PORT]", "show the running agent: rates, backlog, link state, last errors", status},
+		{"top", "[--addr HOST:PORT]", "the same, refreshed until Ctrl-C", top},
+		{"config", "schema", "print the JSON Schema of the config file", configCommand},
+		{"simulate", "[plant|demo] [flags]", "a plant on loopback to try things out: MQTT, Modbus, Kafka", simulate},
+		{"version", "[--json]", "show version, commit and Go version", version},
+	}
+}
+
+// call is one run of a command.
+type call struct {
+	Process
+	name  string
+	flags *flag.FlagSet
+	file  string // -c
+	rest  []string
+}
+
+// usageError is wrong usage: exit status 2, with a hint.
+type usageError struct{ error }
+
+// Main runs the command that p.Args name and returns the exit status. It blocks
+// until the command is done or ctx ends.
+func Main(ctx context.Context, p Process) int {
+	if len(p.Args) == 0 {
+		usage(p.Err)
+		return exitUsage
+	}
+	switch p.Args[0] {
+	case "-h", "--help", "-help", "help":
+		usage(p.Out)
+		return exitOK
+	case "--version", "-version":
+		p.Args[0] = "version"
+	}
+	for _, cmd := range commands() {
+		if cmd.name == p.Args[0] {
+			return finish(p, cmd.name, execute(ctx, p, cmd))
+		}
+	}
+	return finish(p, "", usageError{fmt.Errorf("unknown command %q (sluice -h lists them)", p.Args[0])})
+}
+
+func execute(ctx context.Context, p Process, cmd command) error {
+	c := &call{Process: p, name: cmd.name, flags: flag.NewFlagSet(cmd.name, flag.ContinueOnError), rest: p.Args[1:]}
+	c.flags.SetOutput(io.Discard)
+	c.flags.Usage = func() {}
+	file := "/etc/sluice/sluice.yaml"
+	if env, ok := p.Env("SLUICE_CONFIG"); ok && env != "" {
+		file = env
+	}
+	c.flags.StringVar(&c.file, "c", file, "config `file` (SLUICE_CONFIG)")
+	if cmd.name != "simulate" { // it has flags of its own
+		for _, a := range c.rest {
+			if a == "-h" || a == "--help" || a == "-help" {
+				fmt.Fprintf(p.Out, "sluice %s %s\n\n%s\n\nexit status: 0 done, 1 failed at run time, 2 wrong usage or invalid config\n\nflags:\n", cmd.name, cmd.args, cmd.does)
+				c.flags.SetOutput(p.Out)
+			}
+		}
+	}
+	return cmd.run(ctx, c)
+}
+
+// parse reads the flags; what follows them must be want words.
+func (c *call) parse(want int) error {
+	if err := c.flags.Parse(c.rest); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			c.flags.PrintDefaults()
+			return err
+		}
+		return usageError{fmt.Errorf("%s: %w (sluice %s -h shows the flags)", c.name, err, c.name)}
+	}
+	if c.rest = c.flags.Args(); len(c.rest) != want {
+		return usageError{fmt.Errorf("%s: unexpected %q (sluice %s -h shows the usage)", c.name, strings.Join(c.rest, " "), c.name)}
+	}
+	return nil
+}
+
+// finish prints the error, if there is one, and gives the exit status.
+func finish(p Process, name string, err error) int {
+	var wrong usageError
+	var problems config.Problems
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case errors.As(err, &problems):
+		fmt.Fprintln(p.Err, problems.Error())
+		return exitUsage
+	case errors.As(err, &wrong):
+		fmt.Fprintf(p.Err, "sluice: %v\n", err)
+		return exitUsage
+	default:
+		fmt.Fprintf(p.Err, "sluice %s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
+		return exitFailed
+	}
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "Sluice reads MQTT and Modbus at the edge, buffers durably, and forwards to Kafka.\n\nusage: sluice COMMAND [flags]\n\n")
+	for _, cmd := range commands() {
+		fmt.Fprintf(w, "  %-13s %s\n", cmd.name, cmd.does)
+	}
+	fmt.Fprint(w, "\n-c FILE names the config (default /etc/sluice/sluice.yaml, or SLUICE_CONFIG).\n-h after a command shows its flags. Exit status: 0 done, 1 failed at run time,\n2 wrong usage or invalid config.\n")
+}
+
+// load reads the config that -c names.
+func (c *call) load() (*config.Config, error) {
+	return config.Load(c.file, config.Options{Env: c.Env})
+}

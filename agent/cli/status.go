@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"sluice/agent/web"
+)
+
+// status shows the running agent once, or again and again with --watch.
+func status(ctx context.Context, c *call) error {
+	watch := c.flags.Bool("watch", false, "refresh until Ctrl-C")
+	js := c.flags.Bool("json", false, "print the status as JSON")
+	addr := c.flags.String("addr", "", "`host:port` of the agent (default: observe.http of the config)")
+	if err := c.parse(0); err != nil {
+		return err
+	}
+	if *addr == "" {
+		cfg, err := c.load()
+		if err != nil {
+			return err
+		}
+		if *addr = cfg.Observe.HTTP; *addr == "" {
+			return fmt.Errorf("observe.http is switched off in %s: nothing to ask", c.file)
+		}
+	}
+	if !*watch {
+		return c.showOnce(ctx, *addr, *js)
+	}
+	return c.showAlways(ctx, *addr)
+}
+
+// top is status --watch.
+func top(ctx context.Context, c *call) error {
+	c.rest = append([]string{"--watch"}, c.rest...)
+	return status(ctx, c)
+}
+
+func (c *call) showOnce(ctx context.Context, addr string, js bool) error {
+	body, st, err := ask(ctx, addr)
+	if err != nil {
+		return err
+	}
+	if js {
+		_, err = c.Out.Write(body)
+		return err
+	}
+	return show(c.Out, st, nil, 0)
+}
+
+func (c *call) showAlways(ctx context.Context, addr string) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var before *web.Status
+	for {
+		_, st, err := ask(ctx, addr)
+		fmt.Fprint(c.Out, "\x1b[H\x1b[2J")
+		if err != nil {
+			fmt.Fprintln(c.Out, err)
+		} else if err = show(c.Out, st, before, time.Second); err != nil {
+			return err
+		}
+		before = st
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// ask gets the status of the agent at addr.
+func ask(ctx context.Context, addr string) ([]byte, *web.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/api/v1/status", nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask the agent: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask the agent: %w (is it running?)", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask the agent: %w", err)
+	}
+	var st web.Status
+	if err = json.Unmarshal(body, &st); err != nil || resp.StatusCode != http.StatusOK {
+		return nil, nil, fmt.Errorf("%s answers %s, and not as an agent would: %v", addr, resp.Status, err)
+	}
+	return body, &st, nil
+}
+
+// show prints a status as tables; with the one before, rates too.
+func show(out io.Writer, st, before *web.Status, since time.Duration) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "%s  Sluice %s  up %s\n", st.Agent, st.Version, time.Duration(st.UptimeSeconds*float64(time.Second)).Round(time.Second))
+	for _, r := range st.Reasons {
+		fmt.Fprintf(w, "! %s\n", r)
+	}
+	fmt.Fprint(w, "\nSOURCE\tUP\tTAKEN\tRATE\tREFUSED\tSTATE\n")
+	for _, name := range slices.Sorted(maps.Keys(st.Sources)) {
+		s := st.Sources[name]
+		var was uint64
+		if before != nil {
+			was = sum(before.Sources[name].Taken)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, yes(s.Up), sum(s.Taken), rate(sum(s.Taken), was, before != nil, since), sum(s.Rejected), s.State)
+	}
+	fmt.Fprint(w, "\nCLASS\tWAITING\tOLDEST\tON DISK\tDROPPED\n")
+	for _, name := range slices.Sorted(maps.Keys(st.Classes)) {
+		k := st.Classes[name]
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d KiB\t%d\n", name, k.Events, time.Duration(k.OldestSeconds*float64(time.Second)).Round(time.Second), k.Bytes>>10, sum(k.Dropped))
+	}
+	fmt.Fprint(w, "\nUPLINK\tUP\tDELIVERED\tRATE\tWAITING\tSTATE\n")
+	for _, name := range slices.Sorted(maps.Keys(st.Uplinks)) {
+		u := st.Uplinks[name]
+		var was uint64
+		if before != nil {
+			was = sum(before.Uplinks[name].Delivered)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, yes(u.Up), sum(u.Delivered), rate(sum(u.Delivered), was, before != nil, since), sum(u.Lag), u.State)
+	}
+	return w.Flush()
+}
+
+func rate(now, was uint64, known bool, since time.Duration) string {
+	if !known || now < was || since <= 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f/s", float64(now-was)/since.Seconds())
+}
+
+func yes(up bool) string {
+	if up {
+		return "up"
+	}
+	return "DOWN"
+}
+
+func sum(counts map[string]uint64) (n uint64) {
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}

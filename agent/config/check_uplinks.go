@@ -1,0 +1,112 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+func (d *decoder) checkUplink(u *Uplink, used []string) {
+	path := join("uplinks", u.Name)
+	switch {
+	case u.Failover == "":
+	case u.Failover == u.Name:
+		d.wrong(path+".failover", "names the uplink itself", "another uplink")
+	case d.cfg.Uplink(u.Failover) == nil:
+		d.wrong(path+".failover", d.show(path+".failover", u.Failover)+" is not the name of an uplink", names(d.cfg.Uplinks, func(u Uplink) string { return u.Name }))
+	}
+	if u.Kafka != nil {
+		d.checkKafka(u.Kafka, used, path+".kafka")
+	}
+}
+
+func (d *decoder) checkKafka(k *Kafka, used []string, path string) {
+	for i, broker := range k.Brokers {
+		d.checkAddress(index(path+".brokers", i), broker, "host:port; Kafka's usual port is 9092", false)
+	}
+	d.checkTLS(k.TLS, path+".tls")
+	if k.SASL != nil {
+		d.checkSASL(k.SASL, path+".sasl")
+	}
+	d.checkTemplate(path+".topic", k.Topic, true)
+	d.checkTemplate(path+".key", k.Key, false)
+	if k.LiveShare > 0 && k.Delivery == "exactly_once" {
+		d.wrong(path+".live_share", "does not go together with delivery exactly_once", "0%, or at_least_once")
+	}
+	seen := map[string]bool{}
+	for i, class := range k.Classes {
+		at := index(path+".classes", i)
+		switch {
+		case seen[class]:
+			d.wrong(at, d.show(at, class)+" is there twice", "each class once")
+		case class != builtInClass && d.cfg.Class(class) == nil && !slices.Contains(used, class):
+			d.wrong(at, d.show(at, class)+" is not a class that is used or declared", "a class of a source, or one of classes: "+names(d.cfg.Classes, func(c Class) string { return c.Name }))
+		}
+		seen[class] = true
+	}
+}
+
+func (d *decoder) checkSASL(s *SASL, path string) {
+	if s.Mechanism == "" || s.Mechanism == "oauthbearer" || d.bad[path+".mechanism"] {
+		return
+	}
+	if s.Username == "" {
+		d.wrong(path+".username", "is missing", s.Mechanism+" needs a username")
+	}
+	if !s.Password.IsSet() {
+		d.wrong(path+".password", "is missing", s.Mechanism+" needs a password")
+	}
+}
+
+// placeholderForms says what stands between braces in a topic or key.
+const placeholderForms = "{agent} {class} {source} {device} {label.NAME} {mqtt.topic} {mqtt.topic.N}"
+
+// checkTemplate checks the placeholders of a topic or key; a topic's own text
+// must be of what Kafka allows.
+func (d *decoder) checkTemplate(path, template string, topic bool) {
+	if topic && template == "" {
+		d.wrong(path, "is empty", "a topic such as sluice.{class}")
+	}
+	for rest := template; rest != ""; {
+		text, after, open := strings.Cut(rest, "{")
+		if strings.Contains(text, "}") {
+			d.wrong(path, "has a } without its {", placeholderForms)
+		} else if topic && text != "" && !isTopicText(text) {
+			d.wrong(path, fmt.Sprintf("%s cannot be part of a Kafka topic", d.show(path, text)), "A-Z a-z 0-9 . _ - and "+placeholderForms)
+		}
+		if !open {
+			return
+		}
+		name, tail, closed := strings.Cut(after, "}")
+		if !closed {
+			d.wrong(path, "has a { without its }", placeholderForms)
+			return
+		}
+		d.checkPlaceholder(path, name)
+		rest = tail
+	}
+}
+
+func (d *decoder) checkPlaceholder(path, name string) {
+	if label, ok := strings.CutPrefix(name, "label."); ok {
+		if _, ok := d.cfg.Agent.Labels[label]; !ok {
+			d.wrong(path, d.show(path, label)+" is not a label of this agent", "one of agent.labels")
+		}
+		return
+	}
+	if level, ok := strings.CutPrefix(name, "mqtt.topic."); ok {
+		if n, err := strconv.Atoi(level); err != nil || n < 1 || n > 128 {
+			d.wrong(path, d.show(path, "{"+name+"}")+" is not a level of the topic", "{mqtt.topic.1} to {mqtt.topic.128}")
+		}
+		return
+	}
+	if !slices.Contains([]string{"agent", "class", "source", "device", "mqtt.topic"}, name) {
+		d.wrong(path, d.show(path, "{"+name+"}")+" is not a known placeholder", placeholderForms)
+	}
+}
+
+// isTopicText says whether s is of the characters of a Kafka topic.
+func isTopicText(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r != '.' && !isName(string(r)) })
+}

@@ -1,0 +1,53 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// maxFile bounds the config file: 1 MiB.
+const maxFile = 1 << 20
+
+// Options replace what Load and Parse ask the machine for; the zero value asks
+// the machine itself.
+type Options struct {
+	Env      func(name string) (string, bool)  // nil: os.LookupEnv
+	ReadFile func(path string) ([]byte, error) // nil: reads regular files
+	Hostname func() (string, error)            // nil: os.Hostname
+}
+
+// Load reads and checks a config file. The error is a Problems with everything
+// that is wrong; the Config is nil then.
+func Load(file string, o Options) (*Config, error) {
+	x := &expander{readFile: o.ReadFile}
+	data, err := x.read(file, maxFile)
+	if err != nil {
+		return nil, Problems{{File: file, Wrong: err.Error(), Allowed: "name the config with -c FILE or SLUICE_CONFIG"}}
+	}
+	return Parse(file, data, o)
+}
+
+// Parse checks the text of a config file. name is the file's name in problems,
+// and relative paths in the config start at its folder. Errors are those of Load.
+func Parse(name string, data []byte, o Options) (*Config, error) {
+	d := newDecoder(name, o)
+	hostname := o.Hostname
+	if hostname == nil {
+		hostname = os.Hostname
+	}
+	d.run(data, hostname)
+	if len(d.problems) > 0 {
+		d.problems.sort()
+		return nil, d.problems
+	}
+	return d.cfg, nil
+}
+
+func newDecoder(name string, o Options) *decoder {
+	return &decoder{
+		file: name,
+		x:    &expander{dir: filepath.Dir(name), env: o.Env, readFile: o.ReadFile},
+		cfg:  &Config{where: positions{}, fromFile: map[string]string{}},
+		bad:  map[string]bool{},
+	}
+}

@@ -1,0 +1,46 @@
+package config
+
+// Uplink is one destination.
+type Uplink struct {
+	Name string `yaml:"-"`
+	// A Kafka cluster.
+	Kafka *Kafka `yaml:"kafka" required:"true" like:"kafka: { brokers: [ 127.0.0.1:9092 ] }"`
+	// Name of the uplink that is sent to while this one is unreachable.
+	Failover string `yaml:"failover"`
+}
+
+// Kafka is a producer at a Kafka cluster.
+type Kafka struct {
+	// First addresses of the cluster, host:port.
+	Brokers []string `yaml:"brokers" required:"true" like:"brokers: [ 127.0.0.1:9092 ]"`
+	// TLS of the connections. Left out: none.
+	TLS *TLS `yaml:"tls"`
+	// Login. Left out: none.
+	SASL *SASL `yaml:"sasl"`
+	// Topic. Placeholders: {agent} {class} {source} {device} {label.NAME}
+	// {mqtt.topic} {mqtt.topic.N}, N counts the levels from 1.
+	Topic string `yaml:"topic" default:"sluice.{class}"`
+	// Key, with the same placeholders. Empty: the MQTT topic or the device's name.
+	Key string `yaml:"key" default:""`
+	// What happens around a crash. at_least_once: a few records may come twice.
+	Delivery string `yaml:"delivery" default:"at_least_once" enum:"at_least_once|exactly_once"`
+	// Compression of record batches.
+	Compression string `yaml:"compression" default:"zstd" enum:"none|gzip|snappy|lz4|zstd"`
+	// Bytes per second on the wire. 0: unlimited.
+	MaxRate Size `yaml:"max_rate" default:"0" range:"0..1TiB"`
+	// Share of the link for new events while a backlog drains. 0%: strictly
+	// oldest first. Not together with exactly_once.
+	LiveShare Share `yaml:"live_share" default:"0%" range:"0%..99%"`
+	// Classes that are sent. Left out: all.
+	Classes []string `yaml:"classes"`
+}
+
+// SASL is a login at Kafka.
+type SASL struct {
+	// Mechanism that the brokers offer.
+	Mechanism string `yaml:"mechanism" required:"true" enum:"plain|scram-sha-256|scram-sha-512|oauthbearer"`
+	// User name.
+	Username string `yaml:"username"`
+	// Password. A ${file:…} is read again at each connect.
+	Password Secret `yaml:"password"`
+}

@@ -1,0 +1,148 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// reading is the value of a Modbus record.
+type reading struct {
+	Device string
+	Time   string
+	Values map[string]any
+	Bad    map[string]string
+}
+
+// readings is what arrived from the devices of modbus_server.py.
+type readings struct {
+	t         *testing.T
+	before    registers // of the first server
+	after     registers // of the second
+	good, bad int       // readings of meter-1
+	recovered int       // good ones of the second server
+	probes    int       // good readings of probe-1
+	wrong     int
+	reason    string // why the tags of meter-1 were bad while the server was away
+	lastSeq   map[string]uint64
+}
+
+// modbusReadings polls a server, which dies and comes back with other values:
+// a value is right or it is bad, never invented.
+func modbusReadings(t *testing.T, k *kafka) {
+	dir, port := t.TempDir(), freePort(t)
+	k.createTopic(t, "modbus."+className)
+	r := &readings{t: t, before: registers{12.3, 123456789, true}, after: registers{-7.75, 123500000, false}, lastSeq: map[string]uint64{}}
+	server := startPymodbus(t, dir, port, r.before)
+	a := newAgent(t, dir, func(dataDir, http string) string {
+		return modbusConfig(dataDir, http, loopback(port), k.link.addr, "modbus.{class}")
+	})
+	a.startReady(t)
+	c := newConsumer(t, k, "modbus."+className)
+	r.await(c, "good readings", func() bool { return r.good >= 10 && r.probes >= 10 })
+	server.kill()
+	r.await(c, "a bad reading", func() bool { return r.bad > 0 })
+	startPymodbus(t, dir, port, r.after)
+	r.await(c, "good readings of the server that came back", func() bool { return r.recovered >= 10 })
+	a.terminate(t)
+	c.rest(t, r.add)
+	fmt.Printf("E2E modbus good=%d bad=%d recovered=%d probes=%d wrong=%d reason=%q\n", r.good, r.bad, r.recovered, r.probes, r.wrong, r.reason)
+}
+
+func (r *readings) await(c *consumer, what string, enough func() bool) {
+	r.t.Helper()
+	if !c.until(r.t, patience, r.add, enough) {
+		r.t.Fatalf("no %s after %s: good %d, bad %d, recovered %d, probes %d", what, patience, r.good, r.bad, r.recovered, r.probes)
+	}
+}
+
+func (r *readings) fault(format string, args ...any) {
+	r.t.Helper()
+	r.wrong++
+	if r.wrong <= 5 {
+		r.t.Errorf(format, args...)
+	}
+}
+
+func (r *readings) add(rec *kgo.Record) {
+	e, err := readEnvelope(rec)
+	if err != nil {
+		r.fault("offset %d: %v", rec.Offset, err)
+		return
+	}
+	var v reading
+	if err := json.Unmarshal(rec.Value, &v); err != nil {
+		r.fault("%.200q: %v", rec.Value, err)
+		return
+	}
+	if e.kind != "sluice.modbus.reading.v1" || e.contentType != "application/json" || e.subject != v.Device ||
+		string(rec.Key) != v.Device || e.source != "/"+agentID+"/"+busName+"/"+v.Device {
+		r.fault("wrong attributes %+v of %s, key %q", e, v.Device, rec.Key)
+	}
+	if e.seq <= r.lastSeq[v.Device] {
+		r.fault("sequence number %d of %s after %d", e.seq, v.Device, r.lastSeq[v.Device])
+	}
+	r.lastSeq[v.Device] = e.seq
+	switch v.Device {
+	case "meter-1":
+		r.addMeter(v)
+	case "probe-1":
+		r.addProbe(v)
+	default:
+		r.fault("a reading of %q", v.Device)
+	}
+}
+
+// addMeter judges a reading of unit 3: all tags in values or in bad, the
+// register that does not exist always bad, all values of one server.
+func (r *readings) addMeter(v reading) {
+	if v.Bad["ghost"] == "" {
+		r.fault("a register that does not exist is not bad: %v", v)
+	}
+	if len(v.Values)+len(v.Bad) != 6 {
+		r.fault("%d values and %d bad of 6 tags: %v", len(v.Values), len(v.Bad), v)
+	}
+	if len(v.Values) == 0 {
+		r.bad++
+		r.reason = v.Bad["power"]
+		return
+	}
+	switch {
+	case len(v.Bad) > 1:
+		r.bad++ // the server went away within the poll
+	case v.Bad["ghost"] != "exception-2":
+		r.fault("reason %q, want exception-2", v.Bad["ghost"])
+	case r.bad == 0 && v.matches(r.before):
+		r.good++
+	case r.bad > 0 && v.matches(r.after):
+		r.recovered++
+	default:
+		r.fault("wrong values: %v", v.Values)
+	}
+}
+
+func (v reading) matches(want registers) bool {
+	return near(v.Values["power"], want.power) && near(v.Values["energy"], float64(want.energy)*0.001) &&
+		v.Values["running"] == want.running && v.Values["door"] == true && v.Values["label"] == "LINE-A7 press 12"
+}
+
+func (r *readings) addProbe(v reading) {
+	switch {
+	case len(v.Values) == 1 && len(v.Bad) == 0 && near(v.Values["t"], -123*0.1-40):
+		r.probes++
+	case len(v.Values) == 0 && len(v.Bad) == 1 && v.Bad["t"] != "":
+	default:
+		r.fault("wrong reading of probe-1: %v", v)
+	}
+}
+
+// near allows for a value that was stored as a float32.
+func near(got any, want float64) bool {
+	f, ok := got.(float64)
+	return ok && math.Abs(f-want) <= 1e-6*math.Max(1, math.Abs(want))
+}

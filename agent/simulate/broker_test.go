@@ -1,0 +1,195 @@
+package simulate
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+)
+
+// patience is how long a test waits for what must happen before it gives up.
+const patience = 30 * time.Second
+
+// runIn runs a part until the test ends, and fails the test if that fails.
+func runIn(t *testing.T, run func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(patience):
+			t.Error("Run doesn't end")
+		}
+	})
+}
+
+func freeListener(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func startBroker(t *testing.T) *Broker {
+	t.Helper()
+	b, err := newBroker(freeListener(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runIn(t, b.Run)
+	return b
+}
+
+// connect connects a client that keeps its session.
+func connect(t *testing.T, b *Broker, id string, handler mqtt.MessageHandler) mqtt.Client {
+	t.Helper()
+	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + b.Addr()).SetClientID(id).
+		SetProtocolVersion(4).SetCleanSession(false).SetAutoReconnect(false).SetDefaultPublishHandler(handler))
+	must(t, await(c.Connect()))
+	t.Cleanup(func() { c.Disconnect(0) })
+	return c
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBrokerKeepsFiftyThousandMessagesForAnAbsentSessionInOrder(t *testing.T) {
+	const count = 50_000
+	b := startBroker(t)
+	first := connect(t, b, "agent", nil)
+	must(t, await(first.Subscribe("t", 1, nil)))
+	first.Disconnect(0)
+
+	publisher := connect(t, b, "publisher", nil)
+	tokens := make([]mqtt.Token, 0, 500)
+	for i := range uint32(count) {
+		tokens = append(tokens, publisher.Publish("t", 1, false, binary.BigEndian.AppendUint32(nil, i)))
+		if len(tokens) == cap(tokens) {
+			for _, token := range tokens {
+				must(t, await(token))
+			}
+			tokens = tokens[:0]
+		}
+	}
+
+	var next uint32
+	all := make(chan struct{})
+	var once sync.Once
+	connect(t, b, "agent", func(_ mqtt.Client, m mqtt.Message) {
+		if got := binary.BigEndian.Uint32(m.Payload()); got != next {
+			once.Do(func() { t.Errorf("message %d came in the place of %d", got, next); close(all) })
+			return
+		}
+		if next++; next == count {
+			once.Do(func() { close(all) })
+		}
+	})
+	select {
+	case <-all:
+	case <-time.After(patience):
+		t.Fatalf("not all of %d messages came back", count)
+	}
+	if n := b.Dropped(); n != 0 {
+		t.Errorf("the broker dropped %d messages", n)
+	}
+}
+
+func TestBrokerCountsWhatItCannotKeep(t *testing.T) {
+	b := startBroker(t)
+	b.server.Options.Capabilities.MaximumInflight = 10 // before the first client connects
+	first := connect(t, b, "agent", nil)
+	must(t, await(first.Subscribe("t", 1, nil)))
+	first.Disconnect(0)
+	publisher := connect(t, b, "publisher", nil)
+	for range 13 {
+		must(t, await(publisher.Publish("t", 1, false, "x")))
+	}
+	for until := time.Now().Add(patience); b.Dropped() != 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("dropped: %d, not 3", b.Dropped())
+		}
+	}
+}
+
+func TestMachinesConfirmExactlyWhatASubscriberReceives(t *testing.T) {
+	b := startBroker(t)
+	var mu sync.Mutex
+	received := make(map[string]uint64) // by topic: the last number
+	count := uint64(0)
+	subscriber := connect(t, b, "agent", func(_ mqtt.Client, m mqtt.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		received[m.Topic()]++
+		count++
+	})
+	must(t, await(subscriber.Subscribe("factory/+/+/+", 1, nil)))
+	var ledger Ledger
+	m, err := NewMachines(MachinesConfig{Broker: b.Addr(), Count: 7, Rate: 100, Run: "r", Ledger: &ledger})
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	for until := time.Now().Add(patience); m.Confirmed() < 300 && time.Now().Before(until); {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	must(t, <-done)
+	want := m.Confirmed()
+	for until := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		mu.Lock()
+		got := count
+		mu.Unlock()
+		if got == want {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("%d messages received, %d confirmed", got, want)
+		}
+	}
+	if ledger.Taken() != want || m.Unconfirmed() != 0 {
+		t.Errorf("ledger %d, confirmed %d, unconfirmed %d", ledger.Taken(), want, m.Unconfirmed())
+	}
+	for topic, entries := range ledger.snapshot() {
+		if uint64(len(entries)) != received[topic] {
+			t.Errorf("%s: %d in the ledger, %d received", topic, len(entries), received[topic])
+		}
+	}
+	if len(received) < 8 || received["factory/L2/m06/telemetry"] == 0 {
+		t.Errorf("topics: %v", received)
+	}
+}
+
+func TestMachinesGoOnWhenTheBrokerComesBack(t *testing.T) {
+	l := freeListener(t)
+	addr := l.Addr().String()
+	l.Close()
+	m, err := NewMachines(MachinesConfig{Broker: addr, Count: 1, Rate: 100, Run: "r"})
+	must(t, err)
+	runIn(t, m.Run) // there is no broker yet
+	l, err = net.Listen("tcp", addr)
+	must(t, err)
+	b, err := newBroker(l)
+	must(t, err)
+	runIn(t, b.Run)
+	for until := time.Now().Add(patience); m.Confirmed() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("nothing was published")
+		}
+	}
+}

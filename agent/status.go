@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"sluice/agent/web"
+	"sluice/buffer"
+	"sluice/drivers"
+)
+
+// stallLimit is how long records may be in flight on a link that works before
+// the agent calls itself unhealthy.
+const stallLimit = time.Minute
+
+// Status implements web.View.
+func (a *Agent) Status() web.Status {
+	st := web.Status{
+		Agent: a.cfg.Agent.ID, Version: a.opt.Version, Labels: a.cfg.Agent.Labels, UptimeSeconds: time.Since(a.started).Seconds(),
+		Reasons: []string{}, Config: web.Config{File: a.opt.File, State: "applied"},
+		Sources: map[string]web.Source{}, Classes: map[string]web.Class{}, Uplinks: map[string]web.Uplink{},
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	st.Memory = web.Memory{LimitBytes: int64(a.cfg.Agent.MemoryLimit), HeapBytes: m.HeapAlloc}
+	log := a.buffer.Stats()
+	st.Incarnation = log.Incarnation
+	st.Healthy, st.Ready = true, true
+	for name, c := range log.Classes {
+		st.Classes[name] = classStatus(c)
+		if c.Fault != "" {
+			st.Healthy = false
+			st.Reasons = append(st.Reasons, fmt.Sprintf("buffer, class %s: cannot be written: %s", name, c.Fault))
+		}
+	}
+	for _, s := range a.sources {
+		d := s.driver.Stats()
+		st.Sources[s.name] = sourceStatus(s.kind, d)
+		if !d.Up {
+			st.Ready = false
+			st.Reasons = append(st.Reasons, fmt.Sprintf("source %s: %s", s.name, d.State))
+		}
+	}
+	for _, u := range a.uplinks {
+		a.addUplink(&st, u, log)
+	}
+	slices.Sort(st.Reasons)
+	return st
+}
+
+func (a *Agent) addUplink(st *web.Status, u destination, log buffer.Stats) {
+	k := u.kafka.Stats()
+	out := web.Uplink{Up: k.Up, State: k.State, LastError: k.LastError, Delivered: map[string]uint64{}, Lag: map[string]uint64{},
+		InFlight: k.InFlight, SentBytes: k.SentBytes}
+	for class, c := range log.Classes {
+		if at, reads := c.Uplinks[u.name]; reads {
+			out.Lag[class], out.Delivered[class] = at.Lag, k.Delivered[class]
+		}
+	}
+	st.Uplinks[u.name] = out
+	switch {
+	case !k.Up:
+		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %s; events are buffered", u.name, k.State))
+	case k.InFlight > 0 && !k.LastAck.IsZero() && time.Since(k.LastAck) > stallLimit:
+		st.Healthy = false
+		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %d records in flight, nothing acknowledged for %s", u.name, k.InFlight, time.Since(k.LastAck).Round(time.Second)))
+	}
+}
+
+func classStatus(c buffer.ClassStats) web.Class {
+	return web.Class{Committed: c.Committed, Events: c.Events, Bytes: c.Bytes, OldestSeconds: c.Oldest.Seconds(), First: c.First, Next: c.Next,
+		Queued: c.Queued, Blocked: c.Blocked, Fault: c.Fault, Dropped: c.Dropped}
+}
+
+func sourceStatus(kind string, d drivers.Stats) web.Source {
+	s := web.Source{Type: kind, Up: d.Up, State: d.State, LastError: d.LastError, Taken: d.Taken, Rejected: d.Rejected}
+	for _, dev := range d.Devices {
+		if s.Devices == nil {
+			s.Devices = map[string]web.Device{}
+		}
+		s.Devices[dev.Name] = web.Device{Up: dev.Up, LastError: dev.LastError, Polls: dev.Polls}
+	}
+	return s
+}

@@ -1,0 +1,75 @@
+package web
+
+// Status is what /api/v1/status shows, and all that the status page and
+// "sluice status" know.
+type Status struct {
+	Agent         string            `json:"agent"`
+	Version       string            `json:"version"`
+	Labels        map[string]string `json:"labels,omitempty"`
+	UptimeSeconds float64           `json:"uptime_seconds"`
+	Healthy       bool              `json:"healthy"` // every stage makes progress
+	Ready         bool              `json:"ready"`   // the buffer is open and every source is up
+	Reasons       []string          `json:"reasons"` // why it isn't healthy or ready; empty when it is
+	Incarnation   string            `json:"incarnation"`
+	Config        Config            `json:"config"`
+	Memory        Memory            `json:"memory"`
+	Sources       map[string]Source `json:"sources"`
+	Classes       map[string]Class  `json:"classes"`
+	Uplinks       map[string]Uplink `json:"uplinks"`
+}
+
+// Config says which config runs.
+type Config struct {
+	File    string `json:"file"`
+	Version uint64 `json:"version"` // of a config that came over the uplink; 0: the local file
+	State   string `json:"state"`
+}
+
+// Memory is what the Go runtime holds.
+type Memory struct {
+	LimitBytes int64  `json:"limit_bytes"`
+	HeapBytes  uint64 `json:"heap_bytes"`
+}
+
+// Source is one source.
+type Source struct {
+	Type      string            `json:"type"` // mqtt or modbus
+	Up        bool              `json:"up"`
+	State     string            `json:"state"`
+	LastError string            `json:"last_error"`
+	Taken     map[string]uint64 `json:"taken"`             // by class
+	Rejected  map[string]uint64 `json:"rejected"`          // by reason
+	Devices   map[string]Device `json:"devices,omitempty"` // of a source that polls
+}
+
+// Device is one polled device.
+type Device struct {
+	Up        bool              `json:"up"`
+	LastError string            `json:"last_error"`
+	Polls     map[string]uint64 `json:"polls"` // by result
+}
+
+// Class is one lane of the buffer.
+type Class struct {
+	Committed     uint64            `json:"committed"`      // made durable since the start
+	Events        uint64            `json:"events"`         // in the buffer and not delivered by every uplink
+	Bytes         int64             `json:"bytes"`          // on disk
+	OldestSeconds float64           `json:"oldest_seconds"` // age of the oldest undelivered event
+	First         uint64            `json:"first"`          // oldest stored sequence number, 0: none
+	Next          uint64            `json:"next"`           // number of the next event
+	Queued        int               `json:"queued"`         // taken, not yet durable
+	Blocked       bool              `json:"blocked"`        // full: sources wait
+	Fault         string            `json:"fault"`          // why nothing can be written now
+	Dropped       map[string]uint64 `json:"dropped"`        // accounted for by gap records, by reason
+}
+
+// Uplink is one destination.
+type Uplink struct {
+	Up        bool              `json:"up"`
+	State     string            `json:"state"`
+	LastError string            `json:"last_error"`
+	Delivered map[string]uint64 `json:"delivered"` // by class, since the start
+	Lag       map[string]uint64 `json:"lag"`       // by class: stored and not delivered
+	InFlight  int               `json:"in_flight"`
+	SentBytes uint64            `json:"sent_bytes"`
+}

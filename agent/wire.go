@@ -1,0 +1,160 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+
+	"sluice/agent/config"
+	"sluice/buffer"
+	"sluice/drivers/modbus"
+	"sluice/drivers/mqtt"
+	"sluice/uplink"
+)
+
+// Shares of agent.memory_limit. What is left is for the runtime, the libraries
+// and what is being compressed.
+const (
+	bufferShare = 4  // a quarter for queues and hot tails of all classes
+	queueShare  = 16 // a sixteenth for each MQTT source's queue
+	windowShare = 16 // a sixteenth for each uplink's window, 4 MiB at most
+)
+
+// openBuffer opens the log with a lane for each class and a cursor for each
+// uplink. Its place depends on agent.data_dir and on names alone.
+func (a *Agent) openBuffer() (*buffer.Buffer, error) {
+	c := buffer.Config{
+		Dir: a.cfg.Agent.DataDir, Uplinks: map[string][]string{},
+		CommitDelay: a.cfg.Buffer.CommitDelay, Segment: int64(a.cfg.Buffer.Segment), MinFree: float64(a.cfg.Buffer.MinFree),
+		Memory: int64(a.cfg.Agent.MemoryLimit) / bufferShare, Log: a.log.With("stage", "buffer"), ObserveCommit: a.meters.commit,
+	}
+	for _, cl := range a.cfg.Classes {
+		c.Classes = append(c.Classes, buffer.Class{Name: cl.Name, Priority: cl.Priority, KeepBytes: int64(cl.Keep.Bytes),
+			KeepAge: cl.Keep.Age, Retain: cl.Retain, WhenFull: buffer.WhenFull(cl.WhenFull)})
+	}
+	for _, u := range a.cfg.Uplinks {
+		c.Uplinks[u.Name] = nilIfEmpty(u.Kafka.Classes)
+	}
+	b, err := buffer.Open(c)
+	if err != nil {
+		return nil, fmt.Errorf("open the buffer: %w", err)
+	}
+	return b, nil
+}
+
+func nilIfEmpty(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}
+
+func (a *Agent) makeUplinks() error {
+	for i := range a.cfg.Uplinks {
+		u := &a.cfg.Uplinks[i]
+		tls, err := clientTLS(u.Kafka.TLS)
+		if err != nil {
+			return fmt.Errorf("uplinks.%s.kafka.tls: %w", u.Name, err)
+		}
+		reader, err := a.buffer.Reader(u.Name)
+		if err != nil {
+			return fmt.Errorf("uplinks.%s: %w", u.Name, err)
+		}
+		a.uplinks = append(a.uplinks, destination{name: u.Name, reader: reader})
+		c := uplink.Config{
+			Name: u.Name, Agent: a.cfg.Agent.ID, Labels: a.cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls,
+			Topic: u.Kafka.Topic, Key: u.Kafka.Key, Compression: u.Kafka.Compression,
+			WindowBytes: int(min(uplink.DefaultWindowBytes, int64(a.cfg.Agent.MemoryLimit)/windowShare)),
+			Reader:      reader, Log: a.log.With("uplink", u.Name),
+		}
+		if s := u.Kafka.SASL; s != nil {
+			c.SASL = uplink.SASL{Mechanism: s.Mechanism, Username: s.Username, Password: s.Password.Value}
+		}
+		if a.uplinks[i].kafka, err = uplink.New(c); err != nil {
+			return fmt.Errorf("uplinks.%s: %w", u.Name, err)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) makeSources() error {
+	for i := range a.cfg.Sources {
+		c := &a.cfg.Sources[i]
+		s := source{name: c.Name, kind: "mqtt"}
+		var err error
+		if c.MQTT != nil {
+			s.driver, err = a.mqttSource(c.Name, c.MQTT)
+			for _, sub := range c.MQTT.Subscribe {
+				s.classes = append(s.classes, sub.Class)
+			}
+		} else {
+			s.kind = "modbus"
+			m := modbusConfig(c.Name, c.Modbus)
+			m.Sink, m.Log, m.ObservePoll = a.buffer, a.log.With("source", c.Name), a.meters.poll(c.Name)
+			s.driver, err = modbus.New(m)
+			for _, d := range m.Devices {
+				s.classes = append(s.classes, d.Class)
+				for _, t := range d.Tags {
+					s.classes = append(s.classes, t.Class)
+				}
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("sources.%s: %w", c.Name, err)
+		}
+		slices.Sort(s.classes)
+		s.classes = slices.Compact(s.classes)
+		a.sources = append(a.sources, s)
+	}
+	return nil
+}
+
+func (a *Agent) mqttSource(name string, c *config.MQTT) (*mqtt.Source, error) {
+	tls, err := clientTLS(c.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("mqtt.tls: %w", err)
+	}
+	m := mqtt.Config{
+		Name: name, Servers: c.Servers, ClientID: c.ClientID, Username: c.Username, TLS: tls, KeepAlive: c.KeepAlive,
+		Decode: c.Decode, MaxPayload: int64(c.MaxPayload),
+		QueueBytes: max(int64(a.cfg.Agent.MemoryLimit)/queueShare, 2*int64(c.MaxPayload)),
+		Sink:       a.buffer, Log: a.log.With("source", name),
+	}
+	if c.Password.IsSet() {
+		m.Password = c.Password.Value
+	}
+	for _, s := range c.Subscribe {
+		m.Subscriptions = append(m.Subscriptions, mqtt.Subscription{Filter: s.Filter, QoS: byte(s.QoS), Class: s.Class})
+	}
+	return mqtt.New(m)
+}
+
+// modbusConfig resolves profiles into devices. The driver takes 0 for "the
+// default", the config file has its defaults filled in: 0 there means none.
+func modbusConfig(name string, c *config.Modbus) modbus.Config {
+	m := modbus.Config{
+		Name: name, Connection: c.Connection, Timeout: c.Timeout, Retries: orNone(c.Retries), FrameGap: c.FrameGap,
+		Grouping: modbus.Grouping{MaxGap: orNone(c.Grouping.MaxGap), MaxRegisters: c.Grouping.MaxRegisters, MaxBits: c.Grouping.MaxBits},
+		Breaker:  modbus.Breaker{OpenAfter: orNone(c.Breaker.OpenAfter), Retry: c.Breaker.Retry, Max: c.Breaker.Max},
+	}
+	for i := range c.Devices {
+		d := &c.Devices[i]
+		dev := modbus.Device{Name: d.Name, Unit: d.Unit, Every: d.Every, Class: d.Class, Heartbeat: d.Heartbeat}
+		for _, t := range c.Resolve(d) {
+			tag := modbus.Tag{Name: t.Name, Read: t.Read, At: t.At, Base: t.Base, Type: t.Type, Order: t.ByteOrder, Scale: t.Scale,
+				Offset: t.Offset, Length: t.Length, Unit: t.Unit, Heartbeat: t.Heartbeat, Every: t.Every, Class: t.Class}
+			if t.Deadband != nil {
+				tag.Deadband = modbus.Deadband{Width: t.Deadband.Value, Percent: t.Deadband.Percent, OnChange: t.Deadband.Value == 0}
+			}
+			dev.Tags = append(dev.Tags, tag)
+		}
+		m.Devices = append(m.Devices, dev)
+	}
+	return m
+}
+
+func orNone(n int) int {
+	if n == 0 {
+		return modbus.None
+	}
+	return n
+}

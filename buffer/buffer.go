@@ -1,0 +1,271 @@
+// Package buffer is the log of Sluice: every event is written here before its
+// source is acknowledged, and every uplink reads it from here.
+//
+// A class of events is a lane: a directory of append-only bbolt files
+// (segments), written by one goroutine with group commit. Each uplink has a
+// cursor per lane. Files are trimmed, dropped or expired as a whole, and
+// whatever was not delivered then is accounted for by a gap record.
+//
+//	buffer.go   Open, Append, Run, Close     lane.go     one class: queue, cursors, counters
+//	reader.go   Next, Ack, Reject            writer.go   group commit and failed commits
+//	segment.go  one bbolt file               limits.go   full, drop, expire, trim
+//	block.go    the stored batch             gap.go      gap records
+//	event.go    the stored event             state.go    incarnation and cursors
+package buffer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"sluice/drivers"
+)
+
+var (
+	// ErrClosed is given to every event that was queued but not committed when
+	// the buffer stopped, and returned by calls after that.
+	ErrClosed = errors.New("the buffer is closed")
+	// ErrInUse is returned by Open when another process has the directory.
+	ErrInUse = errors.New("in use")
+	// ErrClass is returned by Append for a class that Open was not told of.
+	ErrClass = errors.New("unknown class")
+)
+
+// WhenFull says what a class does when it has used up its limits.
+type WhenFull string
+
+// The rules of a full class.
+const (
+	Block      WhenFull = "block"       // Append blocks: MQTT acks are withheld, polls slow down
+	DropNewest WhenFull = "drop_newest" // the new event is dropped and accounted for by a gap record
+	DropOldest WhenFull = "drop_oldest" // the oldest segment is dropped and accounted for
+)
+
+// Class is one lane of the log: own sequence, own limits.
+type Class struct {
+	Name      string        // [A-Za-z0-9._-]{1,64}; the name of its folder
+	Priority  int           // a reader gets batches of a higher priority first
+	KeepBytes int64         // bytes on disk, at least 1 MiB; 0: 1 GiB
+	KeepAge   time.Duration // older events expire with a gap record; 0: never
+	Retain    time.Duration // delivered events are kept this long for replay; 0: not at all
+	WhenFull  WhenFull      // empty: Block
+}
+
+// Config configures Open. Dir and one class are needed.
+type Config struct {
+	Dir           string              // owned by this buffer alone; created with mode 0700
+	Classes       []Class             // every class that will be appended to
+	Uplinks       map[string][]string // the readers: by name, the classes they read (nil: all). Their cursors hold events back from trimming
+	CommitDelay   time.Duration       // longest wait for company before a commit; 0: as soon as the disk is free
+	Segment       int64               // bytes of a segment file, 1 MiB to 512 MiB; 0: 16 MiB. A class never uses more than an eighth of its KeepBytes
+	MinFree       float64             // share of the file system that stays free, 0 to 0.9: below it every class counts as full
+	Memory        int64               // bound of what queues and hot tails hold, all classes together; 0: 16 MiB
+	Log           *slog.Logger        // nil: discarded
+	ObserveCommit func(time.Duration) // called after each commit, from the writers; may be nil
+}
+
+// Batch is a run of events of one class with contiguous sequence numbers: the
+// event at i has First+i. It is read-only: other readers may hold it too.
+type Batch struct {
+	Class       string
+	Incarnation string // 8 hex digits
+	First       uint64
+	Events      []drivers.Event
+}
+
+// Last is the sequence number of the last event.
+func (b Batch) Last() uint64 { return b.First + uint64(len(b.Events)) - 1 }
+
+// Buffer is an open log. All methods may be called by many goroutines at once.
+type Buffer struct {
+	cfg   Config
+	lock  *os.File
+	lanes map[string]*lane
+	state *stateFile
+	disk  *disk
+
+	mu      sync.Mutex
+	readers map[string]bool
+}
+
+// Open opens the log in cfg.Dir, or creates it. Damaged segments are set aside
+// as *.corrupt-TIME and accounted for by gap records; they never keep the log
+// from opening. It returns an error for an invalid Config, for a directory that
+// cannot be written, and ErrInUse when another process has it.
+func Open(cfg Config) (*Buffer, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create the buffer's directory: %w", err)
+	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	b := &Buffer{cfg: cfg, lock: lock, lanes: map[string]*lane{}, readers: map[string]bool{}, disk: &disk{dir: cfg.Dir, minFree: cfg.MinFree}}
+	if err := b.openLanes(); err != nil {
+		b.closeLanes()
+		lock.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (c *Config) check() error {
+	if c.Dir == "" {
+		return errors.New("Dir is empty")
+	}
+	if len(c.Classes) == 0 {
+		return errors.New("Classes is empty: at least one class is needed")
+	}
+	if c.Segment == 0 {
+		c.Segment = 16 << 20
+	}
+	if c.Segment < 1<<20 || c.Segment > 512<<20 {
+		return fmt.Errorf("Segment is %d bytes (1 MiB to 512 MiB)", c.Segment)
+	}
+	if c.MinFree < 0 || c.MinFree > 0.9 {
+		return fmt.Errorf("MinFree is %g (0 to 0.9)", c.MinFree)
+	}
+	if c.CommitDelay < 0 || c.CommitDelay > time.Minute {
+		return fmt.Errorf("CommitDelay is %s (0 to 1m)", c.CommitDelay)
+	}
+	if c.Memory == 0 {
+		c.Memory = 16 << 20
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.Classes = slices.Clone(c.Classes)
+	for i := range c.Classes {
+		if err := c.Classes[i].check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Class) check() error {
+	if !validName(c.Name) {
+		return fmt.Errorf("class name %q ([A-Za-z0-9._-]{1,64}, not . or ..)", c.Name)
+	}
+	if c.KeepBytes == 0 {
+		c.KeepBytes = 1 << 30
+	}
+	if c.KeepBytes < 1<<20 {
+		return fmt.Errorf("class %s: KeepBytes is %d (at least 1 MiB)", c.Name, c.KeepBytes)
+	}
+	switch c.WhenFull {
+	case "":
+		c.WhenFull = Block
+	case Block, DropNewest, DropOldest:
+	default:
+		return fmt.Errorf("class %s: WhenFull is %q (%s, %s or %s)", c.Name, c.WhenFull, Block, DropNewest, DropOldest)
+	}
+	return nil
+}
+
+// validName reports whether s may name a folder of the buffer.
+func validName(s string) bool {
+	if s == "" || len(s) > 64 || s == "." || s == ".." {
+		return false
+	}
+	for _, r := range s {
+		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+func (b *Buffer) openLanes() error {
+	found := make(map[string][]*segment, len(b.cfg.Classes))
+	for _, c := range b.cfg.Classes {
+		if _, twice := found[c.Name]; twice {
+			return fmt.Errorf("class %s is declared twice", c.Name)
+		}
+		segs, err := openSegments(filepath.Join(b.cfg.Dir, "classes", c.Name), b.cfg.Log)
+		if err != nil {
+			return fmt.Errorf("class %s: %w", c.Name, err)
+		}
+		found[c.Name] = segs
+	}
+	var err error
+	if b.state, err = openState(b.cfg.Dir, found, b.cfg.Log); err != nil {
+		return err
+	}
+	for _, c := range b.cfg.Classes {
+		l, err := newLane(b, c, found[c.Name])
+		if err != nil {
+			return fmt.Errorf("class %s: %w", c.Name, err)
+		}
+		b.lanes[c.Name] = l
+	}
+	return b.saveState(false)
+}
+
+// Run writes what Append queues until ctx ends, then commits what is still
+// queued and returns. Events that cannot be committed then get ErrClosed.
+func (b *Buffer) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, l := range b.lanes {
+		wg.Go(func() { l.run(ctx) })
+	}
+	wg.Go(func() { b.keepState(ctx) })
+	wg.Wait()
+	return nil
+}
+
+// keepState saves cursors that moved without a commit to ride on, so that a
+// crash doesn't repeat more than a few seconds of deliveries.
+func (b *Buffer) keepState(ctx context.Context) {
+	tick := time.NewTicker(3 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !b.cursorsMoved() {
+			continue
+		}
+		if err := b.saveState(false); err != nil {
+			b.cfg.Log.Warn("cannot save the cursors; after a crash some events would be sent twice", "error", err)
+		}
+	}
+}
+
+// Append implements drivers.Sink. It returns ErrClass for a class that the
+// buffer does not have, ErrClosed after Run has ended, or ctx's error.
+func (b *Buffer) Append(ctx context.Context, e drivers.Event, done func(error)) error {
+	l := b.lanes[e.Class]
+	if l == nil {
+		return fmt.Errorf("class %q: %w", e.Class, ErrClass)
+	}
+	return l.append(ctx, e, done)
+}
+
+// Incarnation is the 8 hex digits drawn when this buffer was created. Together
+// with class and sequence number it names an event for ever.
+func (b *Buffer) Incarnation() string { return b.state.incarnation }
+
+// Close saves the cursors and closes all files. Run must have returned.
+func (b *Buffer) Close() error {
+	b.closeLanes()
+	err := b.saveState(true)
+	return errors.Join(err, b.lock.Close())
+}
+
+func (b *Buffer) closeLanes() {
+	for _, l := range b.lanes {
+		l.close()
+	}
+}

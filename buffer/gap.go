@@ -1,0 +1,93 @@
+package buffer
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"sluice/drivers"
+)
+
+// TypeGap is the CloudEvents type of a gap record: it says which sequence
+// numbers of its class are missing and why. Its value is
+//
+//	{"first":100,"last":199,"count":100,"reason":"drop_oldest","from":T,"to":T}
+//
+// with from and to the times of the first and the last missing event, as far as
+// they are known (else the time at which the loss was found).
+const TypeGap = "sluice.gap.v1"
+
+// SourceBuffer is the source of events that the buffer itself makes.
+const SourceBuffer = "buffer"
+
+// Reasons of a gap record.
+const (
+	reasonDropOldest = "drop_oldest"
+	reasonDropNewest = "drop_newest"
+	reasonExpired    = "expired"
+	reasonCorrupt    = "corrupt"
+	reasonRejected   = "rejected"
+)
+
+// gap is a run of missing sequence numbers.
+type gap struct {
+	First  uint64    `json:"first"`
+	Last   uint64    `json:"last"`
+	Count  uint64    `json:"count"`
+	Reason string    `json:"reason"`
+	From   time.Time `json:"from"`
+	To     time.Time `json:"to"`
+}
+
+// gapAt is a gap record and its own place in the log.
+type gapAt struct {
+	seq uint64
+	gap gap
+}
+
+func newGap(first, last uint64, reason string, from, to time.Time) gap {
+	return gap{First: first, Last: last, Count: last - first + 1, Reason: reason, From: from.UTC(), To: to.UTC()}
+}
+
+func (g gap) value() []byte {
+	b, err := json.Marshal(g)
+	if err != nil { // only a time beyond the year 9999 can do that
+		g.From, g.To = time.Unix(0, 0).UTC(), time.Unix(0, 0).UTC()
+		b, _ = json.Marshal(g)
+	}
+	return b
+}
+
+func parseGap(b []byte) (gap, error) {
+	var g gap
+	if err := json.Unmarshal(b, &g); err != nil {
+		return g, fmt.Errorf("gap record: %w", err)
+	}
+	if g.First == 0 || g.Last < g.First {
+		return g, fmt.Errorf("gap record: first %d, last %d", g.First, g.Last)
+	}
+	return g, nil
+}
+
+// event is the gap as an event of class.
+func (g gap) event(class string) drivers.Event {
+	return drivers.Event{Class: class, Source: SourceBuffer, Subject: class, Type: TypeGap,
+		ContentType: drivers.ContentJSON, Time: time.Now().UTC(), Payload: g.value()}
+}
+
+// mergeGaps sorts gaps and joins neighbours of one reason, so that a long outage that drops
+// segment after segment ends in one record and not in a growing list of them.
+func mergeGaps(gaps []gap) []gap {
+	slices.SortFunc(gaps, func(a, b gap) int { return cmp.Compare(a.First, b.First) })
+	var out []gap
+	for _, g := range gaps {
+		if n := len(out) - 1; n >= 0 && out[n].Reason == g.Reason && out[n].Last+1 == g.First {
+			out[n].Last, out[n].Count, out[n].To = g.Last, out[n].Count+g.Count, g.To
+			continue
+		}
+		out = append(out, g)
+	}
+	return out
+}

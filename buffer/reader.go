@@ -1,0 +1,254 @@
+package buffer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Reader reads all classes of one uplink, from its cursors on. No reader ever
+// makes a writer wait.
+type Reader struct {
+	buf    *Buffer
+	uplink string
+	lanes  []place // highest priority first
+	wake   chan struct{}
+}
+
+// place is where a reader stands in a lane.
+type place struct {
+	lane *lane
+	next uint64 // the first number that it has not returned yet
+}
+
+// Reader returns the reader of an uplink that Config.Uplinks names. It begins
+// at the uplink's cursors. An uplink has one reader at a time.
+func (b *Buffer) Reader(uplink string) (*Reader, error) {
+	classes, ok := b.cfg.Uplinks[uplink]
+	if !ok {
+		return nil, fmt.Errorf("uplink %q is not among Config.Uplinks", uplink)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.readers[uplink] {
+		return nil, fmt.Errorf("uplink %q has a reader already", uplink)
+	}
+	b.readers[uplink] = true
+	r := &Reader{buf: b, uplink: uplink, wake: make(chan struct{}, 1)}
+	for name, l := range b.lanes {
+		if classes == nil || contains(classes, name) {
+			r.lanes = append(r.lanes, place{lane: l, next: l.join(uplink, r.wake)})
+		}
+	}
+	slices.SortFunc(r.lanes, func(a, b place) int {
+		return cmp.Or(cmp.Compare(b.lane.class.Priority, a.lane.class.Priority), cmp.Compare(a.lane.class.Name, b.lane.class.Name))
+	})
+	return r, nil
+}
+
+// Close gives the uplink's reader back, so that another may begin at its cursors.
+func (r *Reader) Close() {
+	for i := range r.lanes {
+		r.lanes[i].lane.leave(r.wake)
+	}
+	r.buf.mu.Lock()
+	defer r.buf.mu.Unlock()
+	delete(r.buf.readers, r.uplink)
+}
+
+// Next returns the batch that follows the one it returned before (at first: the
+// one at the cursor), of the class with the highest priority that has one. It
+// blocks until there is one; it returns ctx's error when ctx ends and ErrClosed
+// after Run has. What cannot be read because it is damaged is skipped once a
+// gap record for it is durable. One goroutine at a time may call it.
+func (r *Reader) Next(ctx context.Context) (Batch, error) {
+	for {
+		for i := range r.lanes {
+			b, err := r.lanes[i].read(ctx)
+			if err != nil {
+				return Batch{}, err
+			}
+			if len(b.Events) > 0 {
+				r.lanes[i].next = b.Last() + 1
+				return b, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return Batch{}, ctx.Err()
+		case <-r.wake:
+		}
+	}
+}
+
+// Ack moves the class's cursor: everything up to and including seq has been
+// delivered (or accounted for). It only moves forward and does not block on the
+// disk: the cursor becomes durable with the next commit, after at most a few
+// seconds, and when the buffer is closed. Any goroutine may call it.
+func (r *Reader) Ack(class string, seq uint64) {
+	if l := r.buf.lanes[class]; l != nil {
+		l.ack(r.uplink, seq)
+	}
+}
+
+// Reject accounts for one event that the uplink can never take: it appends a
+// gap record with the reason "rejected" and returns when that is durable, so
+// that the caller may then Ack past it. It returns ctx's error or ErrClosed
+// when that could not be done. why is for the log.
+func (r *Reader) Reject(ctx context.Context, class string, seq uint64, why string) error {
+	l := r.buf.lanes[class]
+	if l == nil {
+		return fmt.Errorf("reject: class %q: %w", class, ErrClass)
+	}
+	l.log.Error("an event was refused for good; a gap record stands for it", "uplink", r.uplink, "seq", seq, "reason", why)
+	now := time.Now()
+	return l.account(ctx, newGap(seq, seq, reasonRejected, now, now))
+}
+
+// account queues a gap record and waits until it is durable.
+func (l *lane) account(ctx context.Context, g gap) error {
+	durable := make(chan error, 1)
+	l.queueGap(g, func(err error) { durable <- err })
+	select {
+	case err := <-durable:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// join registers a reader's wake-up and returns where it begins.
+func (l *lane) join(uplink string, wake chan struct{}) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = append(l.waiting, wake)
+	return l.cursors[uplink].acked + 1
+}
+
+func (l *lane) leave(wake chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = slices.DeleteFunc(l.waiting, func(c chan struct{}) bool { return c == wake })
+}
+
+// read returns the batch at p.next, or an empty one when there is none yet.
+func (p *place) read(ctx context.Context) (Batch, error) {
+	wait := 100 * time.Millisecond
+	for {
+		b, s, err := p.lane.look(p.next)
+		if err != nil || s == nil {
+			return b, err
+		}
+		h, events, err := s.read(p.next, p.lane.codec)
+		switch {
+		case err == nil:
+			p.lane.used(s)
+			return cut(Batch{Class: s.about.Class, Incarnation: s.about.Incarnation, First: h.first, Events: events}, p.next), nil
+		case errors.Is(err, errGone): // trimmed meanwhile
+		case errors.Is(err, errNoMore):
+			p.next = p.lane.after(p.next)
+		case errors.Is(err, errDamaged):
+			if err = p.skip(ctx, s, h, err); err != nil {
+				return Batch{}, err
+			}
+		default: // the machine is short of something: it may be back soon
+			p.lane.log.Warn("cannot read a segment; trying again", "file", s.path, "error", err)
+			select {
+			case <-ctx.Done():
+				return Batch{}, ctx.Err()
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, 5*time.Second)
+		}
+	}
+}
+
+// look finds pos: a batch of the tail, or the segment to read it from, or
+// neither when nothing is there yet.
+func (l *lane) look(pos uint64) (Batch, *segment, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return Batch{}, nil, ErrClosed
+	}
+	if pos >= l.next {
+		return Batch{}, nil, nil
+	}
+	if b, ok := l.find(pos); ok {
+		return b, nil, nil
+	}
+	var at *segment
+	for _, s := range l.segments { // the last one that begins at or before pos, else the first after it
+		if at != nil && s.about.First > pos {
+			break
+		}
+		if s.tally.events > 0 {
+			at = s
+		}
+	}
+	return Batch{}, at, nil
+}
+
+// after is the first number that lies beyond the segment which pos is read from.
+func (l *lane) after(pos uint64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	end := l.next
+	for _, s := range l.segments {
+		if s.about.First > pos {
+			end = s.about.First
+			break
+		}
+	}
+	if len(l.tail) > 0 && l.tail[0].First > pos {
+		end = min(end, l.tail[0].First)
+	}
+	return max(end, pos+1)
+}
+
+// skip accounts for a damaged block (or, where not even its place is known, for
+// the rest of the segment) and moves past it.
+func (p *place) skip(ctx context.Context, s *segment, h header, cause error) error {
+	s.damaged.Store(true)
+	l := p.lane
+	first, last := max(p.next, h.first), l.after(p.next)-1
+	if h.first > 0 && h.count > 0 {
+		last = h.last()
+	}
+	l.mu.Lock()
+	known := l.damaged[first]
+	l.damaged[first] = true
+	l.mu.Unlock()
+	if !known {
+		l.log.Error("stored events are damaged; a gap record stands for them", "file", s.path, "first", first, "last", last, "error", cause)
+		now := time.Now()
+		if err := l.account(ctx, newGap(first, last, reasonCorrupt, now, now)); err != nil {
+			l.mu.Lock()
+			delete(l.damaged, first)
+			l.mu.Unlock()
+			return err
+		}
+	}
+	p.next = last + 1
+	return nil
+}
+
+// used closes the sealed segment that was not read for the longest time when
+// too many are open.
+func (l *lane) used(s *segment) {
+	l.mu.Lock()
+	var idle *segment
+	if s != l.active {
+		l.opened = append(slices.DeleteFunc(l.opened, func(o *segment) bool { return o == s }), s)
+		if len(l.opened) > openSegmentsMax {
+			idle, l.opened = l.opened[0], slices.Delete(l.opened, 0, 1)
+		}
+	}
+	l.mu.Unlock()
+	if idle != nil && idle.close() != nil {
+		l.log.Warn("close a segment", "file", idle.path)
+	}
+}

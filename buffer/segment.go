@@ -1,0 +1,482 @@
+package buffer
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"sluice/drivers"
+)
+
+// A segment is one bbolt file with these buckets:
+//
+//	meta     about    JSON: format, class, incarnation, first
+//	         tally    last, events, from, to: 8 bytes each, big-endian
+//	         cursors  per uplink: length of the name (1), name, acknowledged (8)
+//	batches  <first seq, 8 bytes>: a bucket of its own per block, key "block"
+//	gaps     <seq, 8 bytes>: the value of each gap record in this file
+//
+// A bucket per block keeps bbolt from rewriting the blocks before it: a leaf
+// with four keys or fewer is never split, however large its values are.
+//
+// A file is written by one process life, and never again after a failed commit.
+// It is named by the first sequence number and a generation, so that a file
+// that takes over after a failure sorts behind the one it replaces.
+const (
+	segmentFormat = 1
+	segmentSuffix = ".seg"
+	growStep      = 1 << 20
+)
+
+var (
+	bucketMeta    = []byte("meta")
+	bucketBatches = []byte("batches")
+	bucketGaps    = []byte("gaps")
+	keyAbout      = []byte("about")
+	keyTally      = []byte("tally")
+	keyCursors    = []byte("cursors")
+	keyBlock      = []byte("block")
+
+	errGone   = errors.New("segment is gone")
+	errNoMore = errors.New("no more batches in this segment")
+)
+
+// about is what a segment says of itself.
+type about struct {
+	Format      int    `json:"format"`
+	Class       string `json:"class"`
+	Incarnation string `json:"incarnation"`
+	First       uint64 `json:"first"`
+}
+
+// tally sums up what a segment holds.
+type tally struct {
+	last     uint64 // 0: nothing
+	events   uint64
+	from, to time.Time
+}
+
+func (t tally) bytes() []byte {
+	b := binary.BigEndian.AppendUint64(nil, t.last)
+	b = binary.BigEndian.AppendUint64(b, t.events)
+	b = binary.BigEndian.AppendUint64(b, uint64(t.from.UnixNano()))
+	return binary.BigEndian.AppendUint64(b, uint64(t.to.UnixNano()))
+}
+
+func parseTally(b []byte) (tally, error) {
+	if len(b) != 32 {
+		return tally{}, fmt.Errorf("%w: tally of %d bytes", errDamaged, len(b))
+	}
+	u := func(at int) uint64 { return binary.BigEndian.Uint64(b[at:]) }
+	return tally{last: u(0), events: u(8), from: time.Unix(0, int64(u(16))).UTC(), to: time.Unix(0, int64(u(24))).UTC()}, nil
+}
+
+// segment is one file. The fields up to gaps change under the lane's lock only;
+// mu guards the open file.
+type segment struct {
+	path  string
+	about about
+	gen   uint32
+	tally tally
+	bytes int64 // used in the file
+	gaps  []gapAt
+
+	damaged atomic.Bool // a reader met a bad page or block
+
+	mu   sync.Mutex
+	db   *bbolt.DB // nil: closed, opened again by view
+	gone bool      // unlinked
+}
+
+// createSegment makes a new, durable, empty file. It is made under a temporary
+// name and renamed when it is whole: a power cut in the middle of a bbolt file's
+// first pages leaves one that kills whoever opens it.
+func createSegment(dir string, a about, gen uint32, limit int64) (*segment, error) {
+	path := filepath.Join(dir, fmt.Sprintf("%020d-%04d%s", a.First, gen, segmentSuffix))
+	tmp := path + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove a left-over file: %w", err)
+	}
+	// The map is as large as the file will ever be: growing it would make the
+	// writer wait for all readers.
+	db, err := bbolt.Open(tmp, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType,
+		InitialMmapSize: int(limit + limit/4 + 4<<20)})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("create segment: %w", err), removeQuietly(tmp))
+	}
+	db.AllocSize = int(min(growStep, limit/4))
+	s := &segment{path: path, about: a, gen: gen, db: db}
+	if err = s.prepare(tmp); err != nil {
+		return nil, errors.Join(fmt.Errorf("create segment: %w", err), db.Close(), removeQuietly(tmp), removeQuietly(path))
+	}
+	return s, nil
+}
+
+func (s *segment) prepare(tmp string) error {
+	js, err := json.Marshal(s.about)
+	if err != nil {
+		return err
+	}
+	err = s.db.Update(func(tx *bbolt.Tx) error {
+		meta, err := tx.CreateBucket(bucketMeta)
+		if err != nil {
+			return err
+		}
+		for _, name := range [][]byte{bucketBatches, bucketGaps} {
+			if _, err = tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		return errors.Join(meta.Put(keyAbout, js), meta.Put(keyTally, tally{}.bytes()))
+	})
+	if err != nil {
+		return err
+	}
+	if err = os.Rename(tmp, s.path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(s.path))
+}
+
+func removeQuietly(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// syncDir makes creations, renames and removals in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// stored is a block on its way into a segment.
+type stored struct {
+	first uint64
+	block []byte
+}
+
+// append commits blocks, the new tally, the cursors and the gap records among
+// the events in one transaction. It returns the bytes written. After an error
+// the segment must not be written again.
+func (s *segment) append(blocks []stored, t tally, cursors []byte, gaps []gapAt) (written, size int64, err error) {
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() {
+		if r := recover(); r != nil { // release bbolt's lock, or close would wait for ever
+			err = errors.Join(fmt.Errorf("%w: %v", errDamaged, r), rollback(tx))
+		}
+	}()
+	if err = fill(tx, blocks, t, cursors, gaps); err != nil {
+		return 0, 0, errors.Join(err, tx.Rollback())
+	}
+	if err = tx.Commit(); err != nil {
+		return 0, 0, err
+	}
+	st := tx.Stats()
+	err = s.db.View(func(tx *bbolt.Tx) error { size = tx.Size(); return nil })
+	return st.GetPageAlloc() + int64(s.db.Info().PageSize), size, err
+}
+
+func rollback(tx *bbolt.Tx) (err error) {
+	defer recoverDamage(&err)
+	return tx.Rollback()
+}
+
+func fill(tx *bbolt.Tx, blocks []stored, t tally, cursors []byte, gaps []gapAt) error {
+	batches := tx.Bucket(bucketBatches)
+	batches.FillPercent = 1 // sequential keys: half-filled pages would never be filled later
+	for _, bl := range blocks {
+		sub, err := batches.CreateBucket(seqKey(bl.first))
+		if err != nil {
+			return fmt.Errorf("batch %d: %w", bl.first, err)
+		}
+		if err = sub.Put(keyBlock, bl.block); err != nil {
+			return fmt.Errorf("batch %d: %w", bl.first, err)
+		}
+	}
+	for _, g := range gaps {
+		if err := tx.Bucket(bucketGaps).Put(seqKey(g.seq), g.gap.value()); err != nil {
+			return fmt.Errorf("gap %d: %w", g.seq, err)
+		}
+	}
+	meta := tx.Bucket(bucketMeta)
+	return errors.Join(meta.Put(keyTally, t.bytes()), meta.Put(keyCursors, cursors))
+}
+
+func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
+
+// view runs fn in a read transaction, opening the file if it is closed. A page
+// that panics or faults in fn gives an error that is errDamaged.
+func (s *segment) view(fn func(tx *bbolt.Tx) error) (err error) {
+	defer recoverDamage(&err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	tx, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tx.Rollback()) }()
+	return fn(tx)
+}
+
+func (s *segment) begin() (*bbolt.Tx, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return nil, errGone
+	}
+	if s.db == nil {
+		db, err := bbolt.Open(s.path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
+		if err != nil {
+			return nil, openError(err)
+		}
+		s.db = db
+	}
+	return s.db.Begin(false)
+}
+
+// openError tells a damaged file from a machine that is short of something:
+// only the former may ever cost a segment.
+func openError(err error) error {
+	for _, damage := range []error{berrors.ErrInvalid, berrors.ErrVersionMismatch, berrors.ErrChecksum, fs.ErrNotExist, io.ErrUnexpectedEOF} {
+		if errors.Is(err, damage) {
+			return fmt.Errorf("%w: open: %w", errDamaged, err)
+		}
+	}
+	return fmt.Errorf("open: %w", err)
+}
+
+// recoverDamage turns a panic of bbolt on a bad page into an error.
+func recoverDamage(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("%w: %v", errDamaged, r)
+	}
+}
+
+// load reads what the file says of itself. Nothing else may use s meanwhile.
+func (s *segment) load() error {
+	return s.view(func(tx *bbolt.Tx) error {
+		meta, gaps := tx.Bucket(bucketMeta), tx.Bucket(bucketGaps)
+		if meta == nil || gaps == nil || tx.Bucket(bucketBatches) == nil {
+			return fmt.Errorf("%w: buckets are missing", errDamaged)
+		}
+		if err := json.Unmarshal(meta.Get(keyAbout), &s.about); err != nil {
+			return fmt.Errorf("%w: about: %w", errDamaged, err)
+		}
+		if s.about.Format != segmentFormat {
+			return fmt.Errorf("format %d (this version reads %d)", s.about.Format, segmentFormat)
+		}
+		t, err := parseTally(meta.Get(keyTally))
+		if err != nil {
+			return err
+		}
+		s.tally, s.bytes = t, tx.Size()
+		return gaps.ForEach(func(k, v []byte) error {
+			g, err := parseGap(v)
+			if len(k) != 8 || err != nil {
+				return fmt.Errorf("%w: gap record", errDamaged)
+			}
+			s.gaps = append(s.gaps, gapAt{seq: binary.BigEndian.Uint64(k), gap: g})
+			return nil
+		})
+	})
+}
+
+// cursors returns the cursors that the last commit carried.
+func (s *segment) cursors() (map[string]uint64, error) {
+	var m map[string]uint64
+	err := s.view(func(tx *bbolt.Tx) (err error) {
+		m, err = parseCursors(tx.Bucket(bucketMeta).Get(keyCursors))
+		return err
+	})
+	return m, err
+}
+
+// read decodes the block that holds pos, or the first one after it. errNoMore
+// means that the file holds nothing at or after pos. With errDamaged the header
+// tells which numbers the bad block stood for: first, and count as far as the
+// keys tell.
+func (s *segment) read(pos uint64, c *codec) (h header, events []drivers.Event, err error) {
+	err = s.view(func(tx *bbolt.Tx) error {
+		batches := tx.Bucket(bucketBatches)
+		if batches == nil {
+			return fmt.Errorf("%w: no batches", errDamaged)
+		}
+		cur := batches.Cursor()
+		k, _ := cur.Seek(seqKey(pos + 1))
+		if k == nil {
+			k, _ = cur.Last()
+		} else {
+			k, _ = cur.Prev()
+		}
+		if k == nil { // all blocks lie after pos
+			k, _ = cur.First()
+		}
+		for ; len(k) == 8; k, _ = cur.Next() {
+			h.first = binary.BigEndian.Uint64(k)
+			sub := batches.Bucket(k)
+			if sub == nil {
+				return fmt.Errorf("%w: batch %d has no bucket", errDamaged, h.first)
+			}
+			var got header
+			if got, events, err = c.decode(sub.Get(keyBlock), s.about.Class); err == nil && got.first != h.first {
+				err = fmt.Errorf("%w: batch %d says it is %d", errDamaged, h.first, got.first)
+			}
+			if err != nil {
+				if next, _ := cur.Next(); len(next) == 8 {
+					h.count = int(binary.BigEndian.Uint64(next) - h.first)
+				}
+				return err
+			}
+			if h = got; h.last() >= pos {
+				return nil
+			}
+		}
+		return errNoMore
+	})
+	return h, events, err
+}
+
+// runs lists the contiguous runs of numbers stored from first on.
+func (s *segment) runs(first uint64) (runs []header, err error) {
+	err = s.view(func(tx *bbolt.Tx) error {
+		batches := tx.Bucket(bucketBatches)
+		return batches.ForEachBucket(func(k []byte) error {
+			h, err := parseHeader(batches.Bucket(k).Get(keyBlock))
+			if err != nil {
+				return err
+			}
+			if h.last() < first {
+				return nil
+			}
+			if h.first < first {
+				h.count, h.first = int(h.last()-first+1), first
+			}
+			if n := len(runs) - 1; n >= 0 && runs[n].last()+1 == h.first {
+				runs[n].count, runs[n].to = runs[n].count+h.count, h.to
+				return nil
+			}
+			runs = append(runs, h)
+			return nil
+		})
+	})
+	return runs, err
+}
+
+// close closes the file; view opens it again.
+func (s *segment) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db == nil {
+		return nil
+	}
+	db := s.db
+	s.db = nil
+	return db.Close()
+}
+
+// remove closes and unlinks the file. A crash may bring it back.
+func (s *segment) remove() error {
+	err := s.close()
+	s.mu.Lock()
+	s.gone = true
+	s.mu.Unlock()
+	return errors.Join(err, removeQuietly(s.path))
+}
+
+// setAside renames a damaged file to NAME.corrupt-TIME, for people to look at.
+func (s *segment) setAside() error {
+	err := s.close()
+	s.mu.Lock()
+	s.gone = true
+	s.mu.Unlock()
+	return errors.Join(err, os.Rename(s.path, s.path+".corrupt-"+time.Now().UTC().Format("20060102T150405.000")))
+}
+
+// openSegments reads the folder of a class, oldest segment first. A file that
+// cannot be read is set aside and its place kept by a segment with gone set, so
+// that the lane can account for it. Left-over temporary files are removed.
+func openSegments(dir string, log *slog.Logger) ([]*segment, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(syncDir(filepath.Dir(dir)), syncDir(dir)); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var segs []*segment
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if strings.HasSuffix(e.Name(), segmentSuffix+".tmp") {
+			if err = os.Remove(path); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		s := &segment{path: path}
+		if !strings.HasSuffix(e.Name(), segmentSuffix) {
+			continue
+		}
+		if _, err = fmt.Sscanf(e.Name(), "%020d-%04d"+segmentSuffix, &s.about.First, &s.gen); err != nil || s.about.First == 0 {
+			log.Warn("a file that is not a segment lies in the buffer; it is left alone", "file", path)
+			continue
+		}
+		if err = loadOrSetAside(s, log); err != nil {
+			return nil, err
+		}
+		segs = append(segs, s)
+	}
+	slices.SortFunc(segs, compareSegments)
+	return segs, nil
+}
+
+func compareSegments(a, b *segment) int {
+	if a.about.First != b.about.First {
+		if a.about.First < b.about.First {
+			return -1
+		}
+		return 1
+	}
+	return int(a.gen) - int(b.gen)
+}
+
+func loadOrSetAside(s *segment, log *slog.Logger) error {
+	named := s.about.First
+	err := s.load()
+	if err == nil && s.about.First != named {
+		err = fmt.Errorf("%w: the name says first %d, the file %d", errDamaged, named, s.about.First)
+		s.about.First = named
+	}
+	if err == nil {
+		return s.close()
+	}
+	if !errors.Is(err, errDamaged) {
+		return fmt.Errorf("segment %s: %w", s.path, err)
+	}
+	log.Error("a segment is damaged and set aside; what it held is accounted for by a gap record", "file", s.path, "error", err)
+	return s.setAside()
+}

@@ -1,0 +1,242 @@
+package modbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	mb "github.com/goburrow/modbus"
+)
+
+// Why a tag is bad when no answer came that can be believed. Beside these there
+// is exception-N, the unit's own refusal.
+const (
+	badTimeout    = "timeout"
+	badConnection = "connection"
+	badInvalid    = "invalid"
+)
+
+// errBreaker is why a device isn't asked whose unit didn't answer another one.
+var errBreaker = errors.New("its unit didn't answer the other devices that share it")
+
+// Exceptions (Modbus Application Protocol V1.1b3 §7).
+const (
+	illegalAddress    = 2
+	illegalValue      = 3 // some devices answer this where they mean illegalAddress
+	gatewayNoPath     = 10
+	gatewayNoResponse = 11
+)
+
+// outcome is what a poll came to.
+type outcome struct {
+	probing bool   // the breaker is open and lets one request through
+	alive   bool   // the unit answered some request, if only with an exception
+	silent  int    // requests without an answer
+	noLink  bool   // there is no connection at all
+	result  string // "ok", or why the first request that failed did
+	err     error  // the first failure
+	budget  int    // requests left for splitting
+}
+
+// fail notes that a request failed and returns its reason.
+func (o *outcome) fail(err error) (reason string) {
+	reason = reasonOf(err)
+	if o.err == nil {
+		o.result, o.err = reason, err
+	}
+	o.noLink = o.noLink || errors.Is(err, errDial)
+	if answered(err) {
+		o.alive = true
+	} else {
+		o.silent++
+	}
+	return reason
+}
+
+// hopeless says that the unit won't answer further requests of this poll
+// either. One more than the first is tried, since some devices keep silent
+// where they should refuse an address.
+func (o *outcome) hopeless() bool {
+	return o.noLink || !o.alive && (o.silent > 1 || o.probing && o.silent > 0)
+}
+
+// attempts returns how often the next request may be sent.
+func (o *outcome) attempts(retries int) int {
+	if !o.alive && (o.probing || o.silent > 0) {
+		return 1
+	}
+	return 1 + retries
+}
+
+// reasonOf puts an error of link.read into the word that readings use.
+func reasonOf(err error) string {
+	var exception *mb.ModbusError
+	var network net.Error
+	switch {
+	case errors.As(err, &exception):
+		return fmt.Sprintf("exception-%d", exception.ExceptionCode)
+	case errors.Is(err, errDial):
+		return badConnection
+	case errors.Is(err, errInvalid):
+		return badInvalid
+	case errors.As(err, &network) && network.Timeout():
+		return badTimeout
+	default:
+		return badConnection
+	}
+}
+
+// code returns the exception code that err is, or 0.
+func code(err error) byte {
+	var exception *mb.ModbusError
+	if errors.As(err, &exception) {
+		return exception.ExceptionCode
+	}
+	return 0
+}
+
+// answered says that the unit itself sent this exception; 10 and 11 come from
+// the gateway in front of it.
+func answered(err error) bool {
+	c := code(err)
+	return c != 0 && c != gatewayNoPath && c != gatewayNoResponse
+}
+
+// repeatable says that sending the request once more may help: not after an
+// exception, which is an answer, nor without a connection.
+func repeatable(err error) bool {
+	return code(err) == 0 && !errors.Is(err, errDial)
+}
+
+// refused says that the unit doesn't have one of the addresses.
+func refused(err error) bool {
+	c := code(err)
+	return c == illegalAddress || c == illegalValue
+}
+
+// turn gives a group its turn: polls it unless its breaker is open, records what
+// came, and sets its next slot. It returns the sink's error.
+func (s *Source) turn(ctx context.Context, g *group) error {
+	start, name := time.Now(), g.device.name
+	var err error
+	if g.device.breaker.allows(start) {
+		err = s.poll(ctx, g)
+		if s.observe != nil {
+			s.observe(time.Since(start))
+		}
+	} else {
+		s.stats.count(name, resultBreaker, 1)
+		if !g.device.down() {
+			err = s.fellSilent(ctx, g.device, g.device.breaker.reason, errBreaker)
+		}
+	}
+	now := time.Now()
+	if missed := g.advance(now); missed > 0 {
+		s.stats.count(name, resultMissed, missed)
+		s.log.repeated(now, slog.LevelWarn, "polls missed: the device or the buffer is slower than the intervals ask for", name)
+	}
+	return err
+}
+
+// poll reads a group and records it. It returns the sink's error.
+func (s *Source) poll(ctx context.Context, g *group) error {
+	for _, t := range g.tags {
+		t.now.known = false
+	}
+	o := s.readGroup(ctx, g)
+	if ctx.Err() != nil {
+		// Stopping: what was read is recorded, what wasn't is nobody's fault.
+		return s.record(ctx, g.device, g.classes, time.Now())
+	}
+	s.stats.polled(g.device.name, o)
+	if o.alive {
+		s.answers(g)
+		return s.record(ctx, g.device, g.classes, time.Now())
+	}
+	alive := !o.noLink && s.othersAnswer(ctx, g)
+	g.answered = false
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case alive:
+		return s.record(ctx, g.device, g.classes, time.Now())
+	case !o.noLink && g.device.breaker.failed(time.Now(), o.result):
+		s.log.repeated(time.Now(), slog.LevelWarn, "unit is polled less often until it answers", g.device.name,
+			slog.Int("unit", int(g.device.unit)), slog.String("reason", o.result))
+	}
+	return s.fellSilent(ctx, g.device, o.result, o.err)
+}
+
+// answers notes that the device of a group does. If it had fallen silent, its
+// values are all sent again, and those of its other groups are read at once.
+func (s *Source) answers(g *group) {
+	dev := g.device
+	g.answered = true
+	dev.breaker.succeeded()
+	if s.stats.setUp(dev.name, true) {
+		s.log.Info("device answers", slog.String("device", dev.name))
+	}
+	if !dev.down() {
+		return
+	}
+	dev.reason = ""
+	for _, t := range dev.tags {
+		t.sent.known = false
+	}
+	for _, other := range dev.groups {
+		if other != g {
+			other.hurry(time.Now())
+		}
+	}
+}
+
+// othersAnswer says whether other groups of the device are answered, so that
+// silence in this one concerns its addresses only. What is known from their last
+// poll is asked again when this group has only now fallen silent.
+func (s *Source) othersAnswer(ctx context.Context, g *group) bool {
+	for _, other := range g.device.groups {
+		if other == g || !other.answered {
+			continue
+		}
+		if !g.answered {
+			return true
+		}
+		r := other.requests[0]
+		_, err := s.link.read(ctx, g.device.unit, r.table, r.at, r.count)
+		if err == nil || answered(err) {
+			return true
+		}
+		other.answered = false
+	}
+	return false
+}
+
+// fellSilent notes that a device doesn't answer. One reading says so, in which
+// all its tags are bad; the next ones come with its heartbeats.
+func (s *Source) fellSilent(ctx context.Context, d *device, reason string, cause error) error {
+	for _, g := range d.groups {
+		g.answered = false
+	}
+	s.stats.setUp(d.name, false)
+	was := d.down()
+	d.reason = reason
+	if was {
+		return nil
+	}
+	now := time.Now()
+	s.log.repeated(now, slog.LevelWarn, "device doesn't answer", d.name, slog.String("reason", reason), slog.Any("error", cause))
+	return s.sayDown(ctx, d, now)
+}
+
+// sayDown records a reading in which all tags of a silent device are bad.
+func (s *Source) sayDown(ctx context.Context, d *device, now time.Time) error {
+	d.beat = now.Add(d.heartbeat)
+	for _, t := range d.tags {
+		t.now.set(d.reason)
+		t.sent.known = false // a deadband holds nothing of this back
+	}
+	return s.record(ctx, d, d.classes, now)
+}

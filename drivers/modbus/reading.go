@@ -1,0 +1,220 @@
+package modbus
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"time"
+	"unicode/utf8"
+
+	"sluice/drivers"
+)
+
+// timeLayout is RFC 3339 in UTC with all nine digits of the nanoseconds.
+const timeLayout = "2006-01-02T15:04:05.000000000Z"
+
+// stopTime is how long recording what was read may take after ctx has ended.
+const stopTime = 2 * time.Second
+
+// tag is a Tag at run time.
+type tag struct {
+	name  string
+	key   []byte // the name in JSON, with the colon
+	class string
+	table table
+	at    int // on the wire
+	count int // registers or bits
+	codec
+	deadband  Deadband
+	heartbeat time.Duration
+
+	now    state // what this poll read
+	sent   state // what was recorded last
+	sentAt time.Time
+}
+
+// state is what a tag was read as: a value, or bad.
+type state struct {
+	known bool // false: nothing was read, or nothing was sent
+	value value
+	bad   string // the reason; empty: it has a value
+}
+
+func (s *state) set(bad string) { s.known, s.bad = true, bad }
+
+// newTag compiles a tag that was checked.
+func newTag(t Tag) *tag {
+	form := formats[t.Type]
+	return &tag{
+		name: t.Name, key: append(appendString(nil, t.Name), ':'), class: t.Class,
+		table: tables[t.Read], at: t.At - t.Base, count: form.count(t.Length),
+		codec:    codec{format: form, order: orders[t.Order], linear: newLinear(t.Scale, t.Offset)},
+		deadband: t.Deadband, heartbeat: t.Heartbeat,
+	}
+}
+
+// send says whether a reading at that time names the tag: without a deadband
+// whenever it was read, else when it changed enough, when its quality changed,
+// and each heartbeat.
+func (t *tag) send(at time.Time) bool {
+	switch {
+	case !t.now.known:
+		return false
+	case !t.deadband.on() || !t.sent.known || t.now.bad != t.sent.bad || at.Sub(t.sentAt) >= t.heartbeat:
+		return true
+	case t.now.bad != "":
+		return false
+	default:
+		return t.moved()
+	}
+}
+
+// moved says whether the value has left the deadband around the one that was
+// sent last.
+func (t *tag) moved() bool {
+	now, sent, width := &t.now.value, &t.sent.value, t.deadband.Width
+	if width == 0 {
+		return !bytes.Equal(now.text, sent.text)
+	}
+	if t.deadband.Percent {
+		width *= math.Abs(sent.f) / 100
+	}
+	distance := math.Abs(now.f - sent.f)
+	if t.kind == kindInt || t.kind == kindUint {
+		// From the integers themselves: near 2^64 neighbours are one float64.
+		distance = float64(t.gap(now.raw, sent.raw)) * math.Abs(t.scale)
+	}
+	return distance > width
+}
+
+// gap returns how far two raw integers lie apart.
+func (t *tag) gap(a, b uint64) uint64 {
+	less := a < b
+	if t.kind == kindInt {
+		less = int64(a) < int64(b)
+	}
+	if less {
+		a, b = b, a
+	}
+	return a - b
+}
+
+// recorded notes that the sink took what was read.
+func (t *tag) recorded(at time.Time) {
+	t.now, t.sent = t.sent, t.now // the buffer of the older text is used again
+	t.now.known = false
+	t.sentAt = at
+}
+
+// record makes an event of what was read for each class, and hands it to the
+// sink. It returns the sink's error. A class of which no tag is to be named
+// makes none.
+func (s *Source) record(ctx context.Context, d *device, classes [][]*tag, at time.Time) error {
+	at = at.UTC()
+	for _, tags := range classes {
+		payload := appendReading(nil, d.name, at, tags)
+		if payload == nil {
+			continue
+		}
+		e := drivers.Event{
+			Class: tags[0].class, Source: s.name, Device: d.name, Subject: d.name,
+			Type: drivers.TypeModbusReading, ContentType: drivers.ContentJSON, Time: at, Payload: payload,
+		}
+		if err := s.hand(ctx, e); err != nil {
+			return fmt.Errorf("record a reading of device %q: %w", d.name, err)
+		}
+		for _, t := range tags {
+			if t.send(at) {
+				t.recorded(at)
+			}
+		}
+	}
+	return nil
+}
+
+// hand gives an event to the sink. If ctx ends before the sink has room, it is
+// offered once more for a short time, since it has been read already.
+func (s *Source) hand(ctx context.Context, e drivers.Event) error {
+	s.stats.waiting(e.Class)
+	defer s.stats.waiting("")
+	err := s.sink.Append(ctx, e, nil)
+	if err != nil && ctx.Err() != nil {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+		defer cancel()
+		err = s.sink.Append(last, e, nil)
+	}
+	if err == nil {
+		s.stats.took(e.Class)
+	}
+	return err
+}
+
+// appendReading appends the JSON of a reading that names those tags that are to
+// be sent; dst as it was if that is none. `values` is always there, `bad` only
+// where it isn't empty.
+func appendReading(dst []byte, device string, at time.Time, tags []*tag) []byte {
+	good, bad := 0, 0
+	for _, t := range tags {
+		if !t.send(at) {
+			continue
+		}
+		if t.now.bad == "" {
+			good++
+		} else {
+			bad++
+		}
+	}
+	if good+bad == 0 {
+		return dst
+	}
+	dst = append(dst, `{"device":`...)
+	dst = appendString(dst, device)
+	dst = append(dst, `,"time":"`...)
+	dst = at.UTC().AppendFormat(dst, timeLayout)
+	dst = append(dst, `","values":{`...)
+	dst = appendTags(dst, at, tags, false)
+	if bad > 0 {
+		dst = append(dst, `},"bad":{`...)
+		dst = appendTags(dst, at, tags, true)
+	}
+	return append(dst, "}}"...)
+}
+
+// appendTags appends the members of `values`, or those of `bad`.
+func appendTags(dst []byte, at time.Time, tags []*tag, bad bool) []byte {
+	start := len(dst)
+	for _, t := range tags {
+		if !t.send(at) || (t.now.bad != "") != bad {
+			continue
+		}
+		if len(dst) > start {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, t.key...)
+		if bad {
+			dst = appendString(dst, t.now.bad)
+		} else {
+			dst = append(dst, t.now.value.text...)
+		}
+	}
+	return dst
+}
+
+// appendString appends s as a JSON string (RFC 8259 §7). Bytes that are no
+// UTF-8 become U+FFFD.
+func appendString(dst []byte, s string) []byte {
+	const digits = "0123456789abcdef"
+	dst = append(dst, '"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			dst = append(dst, '\\', byte(r))
+		case r < ' ' || r == 0x7f:
+			dst = append(dst, '\\', 'u', '0', '0', digits[r>>4], digits[r&15])
+		default:
+			dst = utf8.AppendRune(dst, r)
+		}
+	}
+	return append(dst, '"')
+}

@@ -1,0 +1,457 @@
+package modbus
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sluice/drivers"
+)
+
+// polls returns how often a device was polled with a result.
+func (r *running) polls(device, result string) int {
+	for _, d := range r.Stats().Devices {
+		if d.Name == device {
+			return int(d.Polls[result])
+		}
+	}
+	return -1
+}
+
+func keys[V any](m map[string]V) string {
+	return strings.Join(slices.Sorted(maps.Keys(m)), " ")
+}
+
+func registersFrom(at, count int) map[uint16]uint16 {
+	m := map[uint16]uint16{}
+	for i := range count {
+		m[uint16(at+i)] = uint16(at + i)
+	}
+	return m
+}
+
+func TestReadingIsOneEventWithEveryTagInConfigOrder(t *testing.T) {
+	t.Parallel()
+	url := serve(t, &plant{
+		holding: map[uint16]uint16{3059: 0x4144, 3060: 0xcccd}, input: map[uint16]uint16{100: 0, 101: 0, 102: 0, 103: 5},
+		coils: map[uint16]bool{1: true},
+	})
+	sink := newMemory()
+	var observed atomic.Int64
+	s := start(t, Config{
+		Name: "bus-a", Connection: url, Sink: sink, ObservePoll: func(time.Duration) { observed.Add(1) },
+		Devices: []Device{{Name: "meter-1", Unit: 1, Every: 20 * time.Millisecond, Tags: []Tag{
+			{Name: "running", Read: "coil", At: 1, Type: "bool"},
+			{Name: `the "power"`, Read: "holding", At: 3060, Base: 1, Type: "float32"},
+			{Name: "energy", Read: "input", At: 100, Type: "uint64", Scale: 0.001},
+		}}},
+	})
+	r := sink.next(t)
+	e := r.event
+	want := fmt.Sprintf(`{"device":"meter-1","time":%q,"values":{"running":true,"the \"power\"":12.3,"energy":0.005}}`, e.Time.Format(timeLayout))
+	if string(e.Payload) != want {
+		t.Errorf("payload %s\nwant    %s", e.Payload, want)
+	}
+	if e.Time.Location() != time.UTC || !r.Time.Equal(e.Time) {
+		t.Errorf("time %v in the event, %v in the payload", e.Time, r.Time)
+	}
+	e.Time, e.Payload = time.Time{}, nil
+	if fmt.Sprintf("%+v", e) != fmt.Sprintf("%+v", drivers.Event{
+		Class: "process", Source: "bus-a", Device: "meter-1", Subject: "meter-1",
+		Type: "sluice.modbus.reading.v1", ContentType: "application/json",
+	}) {
+		t.Errorf("event %+v", e)
+	}
+	sink.next(t)
+	stats := s.Stats()
+	if !stats.Up || !stats.Devices[0].Up || stats.Taken["process"] == 0 || stats.Devices[0].Polls["ok"] == 0 || observed.Load() == 0 {
+		t.Errorf("stats %+v, %d observed", stats, observed.Load())
+	}
+	if err := s.stop(); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	if s.Stats().Up {
+		t.Error("up after Run has ended")
+	}
+}
+
+func TestIllegalAddressSpoilsNoNeighbour(t *testing.T) {
+	t.Parallel()
+	p := &plant{holding: registersFrom(0, 40)}
+	delete(p.holding, 13)
+	delete(p.holding, 27) // a gap between tags
+	sink := newMemory()
+	d := Device{Name: "d", Unit: 1, Every: 20 * time.Millisecond}
+	for at := range 40 {
+		if at != 27 {
+			d.Tags = append(d.Tags, Tag{Name: fmt.Sprint(at), Read: "holding", At: at, Type: "uint16"})
+		}
+	}
+	s := start(t, Config{Name: "bus", Connection: serve(t, p), Sink: sink, Devices: []Device{d}})
+	for i := range 3 {
+		r := sink.next(t)
+		if len(r.Bad) != 1 || r.Bad["13"] != "exception-2" || len(r.Values) != 38 {
+			t.Fatalf("reading %d: %s", i, r.event.Payload)
+		}
+		for name, v := range r.Values {
+			if name != string(v) {
+				t.Errorf("tag %s is %s", name, v)
+			}
+		}
+	}
+	if n := s.polls("d", "exception-2"); n < 3 {
+		t.Errorf("%d polls counted as exception-2, want 3", n)
+	}
+	if !s.Stats().Devices[0].Up {
+		t.Error("the device is down, though it answers")
+	}
+	s.stop()
+	// The isolated plan: few requests, kept for the next polls.
+	before, g := p.served(), s.schedule.groups[0]
+	if len(g.requests) > 12 {
+		t.Errorf("%d requests after the split, want the few of a bisection", len(g.requests))
+	}
+	checkPlan(t, g.requests, g.tags, s.limits)
+	if err := s.poll(context.Background(), g); err != nil {
+		t.Fatal(err)
+	}
+	if n := p.served() - before; n != len(g.requests) {
+		t.Errorf("%d requests in a later poll, want %d: it was split again", n, len(g.requests))
+	}
+	g.mergeAt = time.Now()
+	s.mergeAgain(g, time.Now())
+	if len(g.requests) != 1 {
+		t.Errorf("%d requests after the plan was made anew, want 1", len(g.requests))
+	}
+}
+
+func TestDeviceThatRefusesEverythingIsNotSplitForGood(t *testing.T) {
+	t.Parallel()
+	p := &plant{holding: registersFrom(0, 8), refuse: true}
+	sink := newMemory()
+	d := Device{Name: "d", Unit: 1, Every: 10 * time.Millisecond}
+	for at := range 8 {
+		d.Tags = append(d.Tags, Tag{Name: fmt.Sprint(at), Read: "holding", At: at, Type: "uint16"})
+	}
+	s := start(t, Config{Name: "bus", Connection: serve(t, p), Sink: sink, Devices: []Device{d}})
+	if r := sink.next(t); len(r.Bad) != 8 {
+		t.Fatalf("first reading %s, want all bad", r.event.Payload)
+	}
+	if !s.Stats().Devices[0].Up {
+		t.Error("the device is down, though it answers")
+	}
+	p.change(func() { p.refuse = false })
+	for len(sink.next(t).Values) != 8 {
+	}
+	s.stop()
+	if n := len(s.schedule.groups[0].requests); n != 1 {
+		t.Errorf("%d requests, want the merged one", n)
+	}
+}
+
+func TestSilentDeviceSaysSoOnceThenEachHeartbeat(t *testing.T) {
+	t.Parallel()
+	var silent atomic.Bool
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
+		if !silent.Load() {
+			c.Write(dataOf(req, make([]byte, 2*binary.BigEndian.Uint16(req[10:]))...))
+		}
+	}, nil)
+	sink := newMemory()
+	s := start(t, Config{
+		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 60 * time.Millisecond,
+		Breaker: Breaker{OpenAfter: 1, Retry: 10 * time.Millisecond, Max: 20 * time.Millisecond},
+		Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Heartbeat: 400 * time.Millisecond, Tags: []Tag{
+			{Name: "still", Read: "holding", At: 0, Type: "uint16", Deadband: Deadband{OnChange: true}, Heartbeat: time.Hour},
+			{Name: "rare", Read: "holding", At: 1, Type: "uint16", Every: time.Hour},
+		}}},
+	})
+	if a, b := sink.next(t), sink.next(t); keys(a.Values)+" "+keys(b.Values) != "still rare" {
+		t.Fatalf("first readings %s %s", a.event.Payload, b.event.Payload)
+	}
+	silent.Store(true)
+	first, second := sink.next(t), sink.next(t)
+	for _, r := range []reading{first, second} {
+		if len(r.Values) != 0 || r.Bad["still"] != badTimeout || r.Bad["rare"] != badTimeout {
+			t.Fatalf("reading of the silent device %s, want both tags bad", r.event.Payload)
+		}
+	}
+	if gap := second.Time.Sub(first.Time); gap < 400*time.Millisecond {
+		t.Errorf("said it again after %v, the heartbeat is 400ms", gap)
+	}
+	if st := s.Stats(); st.Up || st.Devices[0].Up || !strings.Contains(st.LastError, "device d: read holding 0 to 0 of unit 1") {
+		t.Errorf("stats of a silent device: %+v", st)
+	}
+	silent.Store(false)
+	var back []string
+	for len(back) < 2 {
+		if r := sink.next(t); len(r.Bad) == 0 {
+			back = append(back, keys(r.Values))
+		}
+	}
+	if strings.Join(back, " ") != "still rare" {
+		t.Errorf("after it is back came %v, want all values at once", back)
+	}
+	if s.polls("d", resultBreaker) == 0 {
+		t.Error("the breaker never held a poll back")
+	}
+}
+
+func TestServerThatIsGoneIsFoundAgain(t *testing.T) {
+	t.Parallel()
+	p := &plant{holding: registersFrom(0, 1)}
+	url := "tcp://" + freeAddress(t)
+	sink := newMemory()
+	s := start(t, Config{
+		Name: "bus", Connection: url, Sink: sink, Breaker: Breaker{Retry: 20 * time.Millisecond},
+		Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}}},
+	})
+	if r := sink.next(t); r.Bad["v"] != badConnection {
+		t.Fatalf("first reading %s, want bad: connection", r.event.Payload)
+	}
+	if st := s.Stats(); st.Up || !strings.HasPrefix(st.State, "not connected to tcp://127.0.0.1") {
+		t.Errorf("stats without a server: %+v", st)
+	}
+	for round := range 2 {
+		server, err := serveAt(t, p, url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := sink.next(t); string(r.Values["v"]) != "0" {
+			t.Fatalf("round %d: %s, want the value", round, r.event.Payload)
+		}
+		server.Stop()
+		r := sink.next(t)
+		for ; r.Bad == nil; r = sink.next(t) {
+		}
+		if r.Bad["v"] != badConnection {
+			t.Fatalf("round %d: %s, want bad: connection", round, r.event.Payload)
+		}
+	}
+}
+
+func TestDeadUnitDoesNotStarveTheOthers(t *testing.T) {
+	t.Parallel()
+	var dead atomic.Int64
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
+		if req[6] == 9 {
+			dead.Add(1)
+			return
+		}
+		c.Write(dataOf(req, 0, 1))
+	}, nil)
+	sink := newMemory()
+	c := Config{Name: "bus", Connection: p.url(), Sink: sink, Timeout: 50 * time.Millisecond, Breaker: Breaker{OpenAfter: 2, Retry: time.Hour}}
+	for i, unit := range []int{1, 2, 9, 9} {
+		c.Devices = append(c.Devices, Device{Name: fmt.Sprint("d", i), Unit: unit, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}})
+	}
+	s := start(t, c)
+	until(t, "the live units are polled", func() bool { return s.polls("d0", "ok") > 50 && s.polls("d1", "ok") > 50 })
+	if n := dead.Load(); n != 4 {
+		t.Errorf("the dead unit got %d requests, want 4: two polls with a retry each", n)
+	}
+	s.stop()
+	bad := map[string]int{}
+	for len(sink.events) > 0 {
+		if r := sink.next(t); r.Bad["v"] == badTimeout {
+			bad[r.Device]++
+		}
+	}
+	if !maps.Equal(bad, map[string]int{"d2": 1, "d3": 1}) {
+		t.Errorf("bad readings %v, want one of each device of the dead unit", bad)
+	}
+}
+
+func TestSilentAddressesAreNoSilentDevice(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
+		if binary.BigEndian.Uint16(req[8:]) < 100 {
+			c.Write(dataOf(req, 0, 1))
+		}
+	}, nil)
+	sink := newMemory()
+	s := start(t, Config{
+		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 60 * time.Millisecond, Retries: None,
+		Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{
+			{Name: "mute", Read: "holding", At: 500, Type: "uint16"},
+			{Name: "well", Read: "holding", At: 0, Type: "uint16"},
+			{Name: "slow mute", Read: "holding", At: 600, Type: "uint16", Every: 35 * time.Millisecond},
+		}}},
+	})
+	got := map[string]int{}
+	for range 20 {
+		r := sink.next(t)
+		got[keys(r.Values)+"|"+keys(r.Bad)]++
+	}
+	if got["|slow mute"] == 0 || got["well|mute"] == 0 || len(got) != 2 {
+		t.Errorf("readings %v, want 'well' always, the others bad", got)
+	}
+	if !s.Stats().Up || s.polls("d", resultBreaker) > 0 {
+		t.Errorf("stats %+v", s.Stats())
+	}
+}
+
+func TestLostAnswerIsRetried(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(c net.Conn, n int, req []byte) {
+		if n%2 == 0 {
+			c.Close()
+			return
+		}
+		c.Write(dataOf(req, 0, 1))
+	}, nil)
+	sink := newMemory()
+	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: sink, Devices: []Device{
+		{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}},
+	}})
+	for range 5 {
+		if r := sink.next(t); string(r.Values["v"]) != "1" {
+			t.Fatalf("got %s, want the value of the second attempt", r.event.Payload)
+		}
+	}
+	if n := s.polls("d", badConnection); n != 0 {
+		t.Errorf("%d polls failed", n)
+	}
+}
+
+func TestTagOfAnotherClassMakesAnEventOfItsOwn(t *testing.T) {
+	t.Parallel()
+	url := serve(t, &plant{holding: registersFrom(0, 3), discretes: map[uint16]bool{12: true}})
+	sink := newMemory()
+	start(t, Config{Name: "bus", Connection: url, Sink: sink, Devices: []Device{{Name: "d", Unit: 1, Every: time.Hour, Tags: []Tag{
+		{Name: "a", Read: "holding", At: 0, Type: "uint16"},
+		{Name: "alarm", Read: "discrete", At: 12, Class: "alarm"},
+		{Name: "b", Read: "holding", At: 1, Type: "uint16"},
+		{Name: "fast", Read: "holding", At: 2, Type: "uint16", Every: 2 * time.Hour},
+	}}}})
+	got := map[string]string{}
+	for range 3 {
+		r := sink.next(t)
+		got[keys(r.Values)] = r.event.Class
+	}
+	if !maps.Equal(got, map[string]string{"a b": "process", "alarm": "alarm", "fast": "process"}) {
+		t.Errorf("events %v", got)
+	}
+}
+
+func TestFullBufferSlowsPollsDown(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) { c.Write(dataOf(req, 0, 1)) }, nil)
+	sink := newMemory()
+	sink.full.Store(true)
+	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: sink, Devices: []Device{
+		{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}},
+	}})
+	until(t, "the source waits for room", func() bool { return sink.turned.Load() > 0 })
+	until(t, "the state says so", func() bool { return strings.Contains(s.Stats().State, "waiting for room in class process") })
+	if n := p.requests.Load(); n != 1 {
+		t.Errorf("%d requests while the buffer is full, want 1", n)
+	}
+	sink.full.Store(false)
+	sink.next(t)
+	sink.next(t)
+	if n := s.polls("d", resultMissed); n < 50 {
+		t.Errorf("%d slots counted as missed, want those of more than half a second", n)
+	}
+	if !strings.Contains(s.Stats().State, "polls missed") {
+		t.Errorf("state %q", s.Stats().State)
+	}
+}
+
+func TestStopRecordsWhatWasRead(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{}, 10)
+	p := newPeer(t, func(c net.Conn, n int, req []byte) {
+		if n == 0 {
+			c.Write(dataOf(req, 0, 7))
+			return
+		}
+		asked <- struct{}{} // and no answer
+	}, nil)
+	sink := newMemory()
+	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: sink, Timeout: time.Minute, Devices: []Device{
+		{Name: "d", Unit: 1, Tags: []Tag{{Name: "first", Read: "holding", At: 0, Type: "uint16"}, {Name: "second", Read: "input", At: 0, Type: "uint16"}}},
+	}})
+	<-asked
+	if err := s.stop(); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	if r := sink.next(t); string(r.Values["first"]) != "7" || len(r.Values) != 1 || len(r.Bad) != 0 {
+		t.Errorf("got %s, want the first value alone", r.event.Payload)
+	}
+	if len(sink.events) != 0 {
+		t.Error("more than one event")
+	}
+}
+
+func TestStopOffersAReadingOnceMore(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) { c.Write(dataOf(req, 0, 7)) }, nil)
+	sink := newMemory()
+	sink.full.Store(true)
+	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: sink, Devices: []Device{
+		{Name: "d", Unit: 1, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}},
+	}})
+	until(t, "the source waits for room", func() bool { return sink.turned.Load() == 1 })
+	s.cancel()
+	until(t, "it is offered once more", func() bool { return sink.turned.Load() == 2 })
+	sink.full.Store(false)
+	if r := sink.next(t); string(r.Values["v"]) != "7" {
+		t.Errorf("got %s", r.event.Payload)
+	}
+	if err := s.stop(); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// broken is a sink that takes nothing.
+type broken struct{}
+
+var errBroken = errors.New("the sink is broken")
+
+func (broken) Append(context.Context, drivers.Event, func(error)) error { return errBroken }
+
+func TestBrokenSinkEndsRun(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) { c.Write(dataOf(req, 0, 7)) }, nil)
+	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: broken{}, Devices: []Device{
+		{Name: "d", Unit: 1, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}},
+	}})
+	<-s.ended
+	if !errors.Is(s.err, errBroken) {
+		t.Errorf("Run: %v, want the sink's error", s.err)
+	}
+}
+
+func TestFrameGapIsKept(t *testing.T) {
+	t.Parallel()
+	var last atomic.Int64
+	var shortest atomic.Int64
+	shortest.Store(int64(time.Hour))
+	p := newPeer(t, func(c net.Conn, n int, req []byte) {
+		now := time.Now().UnixNano()
+		if n > 0 {
+			shortest.Store(min(shortest.Load(), now-last.Load()))
+		}
+		c.Write(dataOf(req, 0, 7))
+		last.Store(time.Now().UnixNano())
+	}, nil)
+	sink := newMemory()
+	start(t, Config{Name: "bus", Connection: p.url(), Sink: sink, FrameGap: 30 * time.Millisecond, Devices: []Device{
+		{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}},
+	}})
+	for range 4 {
+		sink.next(t)
+	}
+	if got := time.Duration(shortest.Load()); got < 25*time.Millisecond {
+		t.Errorf("a request %v after an answer, want 30ms", got)
+	}
+}

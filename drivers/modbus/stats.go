@@ -1,0 +1,147 @@
+package modbus
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"sluice/drivers"
+)
+
+// Results that polls are counted by, beside those of reasonOf. Missed and
+// breaker-open are slots in which the device was not polled.
+const (
+	resultOK      = "ok"
+	resultMissed  = "missed"
+	resultBreaker = "breaker-open"
+)
+
+// stats is what Stats returns, kept by Run's goroutine.
+type stats struct {
+	mu         sync.Mutex
+	connection string
+	started    bool
+	linked     bool
+	total      drivers.Stats
+	devices    map[string]*drivers.DeviceStats
+	missed     uint64
+	held       string    // the class that has no room
+	heldSince  time.Time // when it had to wait
+}
+
+// prepare makes every counter that is known beforehand, so that it is there at
+// 0 from the start.
+func (s *stats) prepare(connection string, devices []*device) {
+	s.connection = connection
+	s.total = drivers.Stats{Taken: map[string]uint64{}, Rejected: map[string]uint64{}}
+	s.devices = map[string]*drivers.DeviceStats{}
+	for _, d := range devices {
+		polls := map[string]uint64{}
+		for _, result := range []string{resultOK, badTimeout, badConnection, badInvalid, resultMissed, resultBreaker} {
+			polls[result] = 0
+		}
+		s.devices[d.name] = &drivers.DeviceStats{Name: d.name, Polls: polls}
+		for _, tags := range d.classes {
+			s.total.Taken[tags[0].class] = 0
+		}
+	}
+}
+
+// count adds n slots of a device with a result.
+func (s *stats) count(device, result string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.devices[device].Polls[result] += uint64(n)
+	if result == resultMissed {
+		s.missed += uint64(n)
+	}
+}
+
+// polled notes what a poll came to.
+func (s *stats) polled(device string, o outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.started, s.linked = true, !o.noLink
+	d := s.devices[device]
+	d.Polls[o.result]++
+	if o.err != nil {
+		d.LastError = o.err.Error()
+		s.total.LastError = fmt.Sprintf("device %s: %v", device, o.err)
+		s.total.LastErrAt = time.Now()
+	}
+}
+
+// setUp notes whether a device answers, and says whether that is news.
+func (s *stats) setUp(device string, up bool) (news bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.devices[device]
+	news, d.Up = d.Up != up, up
+	return news
+}
+
+// waiting notes the class whose event the sink has been offered; empty: none.
+func (s *stats) waiting(class string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held, s.heldSince = class, time.Now()
+}
+
+// took counts an event that the sink took.
+func (s *stats) took(class string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total.Taken[class]++
+}
+
+// stopped notes that nothing is polled any more.
+func (s *stats) stopped() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.started, s.linked = false, false
+	for _, d := range s.devices {
+		d.Up = false
+	}
+}
+
+// snapshot copies the counters.
+func (s *stats) snapshot() drivers.Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.total
+	out.Taken, out.Rejected = maps.Clone(out.Taken), maps.Clone(out.Rejected)
+	up := 0
+	for _, d := range s.devices {
+		one := *d
+		one.Polls = maps.Clone(d.Polls)
+		out.Devices = append(out.Devices, one)
+		if d.Up {
+			up++
+		}
+	}
+	slices.SortFunc(out.Devices, func(a, b drivers.DeviceStats) int { return cmp.Compare(a.Name, b.Name) })
+	out.Up = s.linked && up > 0
+	out.State = s.state(up)
+	return out
+}
+
+// state puts what is going on into words.
+func (s *stats) state(up int) string {
+	if !s.started {
+		return "not polling " + s.connection
+	}
+	text := fmt.Sprintf("polling %s, %d of %d devices answer", s.connection, up, len(s.devices))
+	if !s.linked {
+		text = "not connected to " + s.connection
+	}
+	if s.missed > 0 {
+		text += fmt.Sprintf(", %d polls missed", s.missed)
+	}
+	if wait := time.Since(s.heldSince); s.held != "" && wait > time.Second {
+		text += fmt.Sprintf(", waiting for room in class %s for %v", s.held, wait.Truncate(time.Second))
+	}
+	return text
+}

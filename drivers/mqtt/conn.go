@@ -1,0 +1,348 @@
+package mqtt
+
+import (
+	"bufio"
+	"hash/maphash"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Sizes of one connection.
+const (
+	readBuffer   = 32 << 10
+	bodyStep     = 32 << 10  // bytes of a payload between two looks at the pings
+	maxAckBytes  = 512 << 10 // acknowledgements that wait for the socket; 65,535 of them are half of it
+	writeTimeout = 10 * time.Second
+)
+
+// intake is what connections put messages into; it outlives them.
+type intake struct {
+	maxPayload int64
+	topics     *topics
+	queue      *queue
+	ledger     *ledger
+	stats      *counters
+	seed       maphash.Seed
+	conns      atomic.Uint64 // connections so far; numbers them
+}
+
+// conn stands between the socket and paho. It hands control packets to paho and
+// takes every PUBLISH out of the stream: that is what bounds memory, skips
+// what is too large as it comes off the wire, and allows stopping to read while
+// the session stays up. Acknowledgements go out by it too, coalesced.
+//
+// Paho's keep-alive wants a PINGRESP. While a payload is coming in or while
+// reading is stopped none can come, so conn answers in the broker's place: the
+// broker has just been heard, or is not being listened to. The PINGREQ itself
+// always goes out, so that the broker keeps the session.
+//
+// Read is called by one goroutine (paho's); the other methods by any.
+type conn struct {
+	net.Conn
+	*intake
+	number uint64
+	in     *bufio.Reader
+
+	// State of Read, guarded by readMu, which Read holds all the time.
+	readMu  sync.Mutex
+	out     []byte // what paho gets next
+	scratch []byte
+	current *arrival // the PUBLISH that is being read, nil between packets
+	greeted bool     // CONNACK was seen
+
+	held    atomic.Bool   // Read waits for room in the queue
+	active  atomic.Bool   // something came in since somebody looked
+	pinging atomic.Bool   // paho waits for a PINGRESP
+	wake    chan struct{} // gets a token with each PINGREQ
+
+	pauseOnce sync.Once
+	pause     chan struct{} // closed: no message is taken any more
+
+	failOnce sync.Once
+	closed   chan struct{} // closed with the socket
+	cause    error         // why; valid after closed
+
+	writeMu sync.Mutex // held for one write to the socket
+	spare   []byte     // the other half of the double buffer, under writeMu
+	outMu   sync.Mutex
+	pending []byte        // bytes for the socket
+	dirty   chan struct{} // gets a token when acknowledgements were queued
+	flusher sync.WaitGroup
+}
+
+// arrival is a PUBLISH between its header and its end.
+type arrival struct {
+	publish
+	topic    *topic
+	skip     bool   // its payload is thrown away
+	reserved int64  // room taken in the queue, 0 before
+	payload  []byte // full length; filled says how much of it is there
+	filled   int
+}
+
+func newConn(nc net.Conn, in *intake) *conn {
+	c := &conn{
+		Conn:   nc,
+		intake: in,
+		number: in.conns.Add(1),
+		in:     bufio.NewReaderSize(nc, readBuffer),
+		wake:   make(chan struct{}, 1),
+		pause:  make(chan struct{}),
+		closed: make(chan struct{}),
+		dirty:  make(chan struct{}, 1),
+	}
+	c.flusher.Add(1)
+	go c.flushAcks()
+	return c
+}
+
+// Read gives paho the next bytes of control packets. It returns when there are
+// some or the connection ended.
+func (c *conn) Read(p []byte) (int, error) {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	for len(c.out) == 0 {
+		if err := c.step(); err != nil {
+			c.fail(err)
+			return 0, c.cause // not err: paho takes "use of closed network connection" for its own doing and stays
+		}
+		if len(c.out) == 0 && c.pinging.Swap(false) {
+			c.out = []byte{typePingresp << 4, 0}
+		}
+	}
+	n := copy(p, c.out)
+	c.out = c.out[n:]
+	return n, nil
+}
+
+// step does one piece of work: a header, waiting for room, or a part of
+// a payload.
+func (c *conn) step() error {
+	c.active.Store(true)
+	switch {
+	case c.current == nil:
+		return c.readPacket()
+	case c.current.skip:
+		return c.skipBody()
+	case c.current.reserved == 0:
+		return c.admit()
+	default:
+		return c.readBody()
+	}
+}
+
+func (c *conn) readPacket() error {
+	h, err := readHeader(c.in)
+	if err != nil {
+		return err
+	}
+	if !c.greeted && h.kind != typeConnack {
+		return &protocolError{"something before CONNACK; is this an MQTT broker?"}
+	}
+	if h.kind == typePublish {
+		return c.readMessage(h)
+	}
+	frame, err := readControl(c.in, h)
+	if err != nil {
+		return err
+	}
+	c.out = frame
+	return c.noteControl(h.kind, frame[2:])
+}
+
+// noteControl takes from a control packet what conn needs itself.
+func (c *conn) noteControl(kind byte, body []byte) error {
+	switch kind {
+	case typeConnack:
+		if c.greeted || body[1] > 5 { // codes above 5 are reserved, MQTT 3.1.1 §3.2.2.3; paho takes them for success
+			return &protocolError{"an impossible CONNACK"}
+		}
+		c.greeted = true
+		if body[1] == 0 {
+			c.ledger.attach(c, body[0]&1 != 0)
+		}
+	case typePubrel:
+		c.ledger.release(uint16(body[0])<<8 | uint16(body[1]))
+	case typePingresp:
+		c.pinging.Store(false)
+		c.ledger.ponged()
+	}
+	return nil
+}
+
+// readMessage reads a PUBLISH up to its payload and decides what becomes of it.
+func (c *conn) readMessage(h header) error {
+	p, name, scratch, err := readPublish(c.in, h, c.scratch)
+	c.scratch = scratch
+	if err != nil {
+		return err
+	}
+	a := &arrival{publish: p}
+	reason := reasonMalformed
+	if !p.malformed {
+		a.topic, reason = c.topics.resolve(name)
+	}
+	if reason == "" && int64(p.left) > c.maxPayload {
+		reason = reasonTooLarge
+	}
+	if reason != "" {
+		if err := c.refuse(a, reason, name); err != nil {
+			return err
+		}
+	}
+	c.current = a
+	return nil
+}
+
+// refuse counts a message, has it acknowledged so that it does not come again
+// for ever, and lets its payload be skipped. What is malformed has no id that
+// could be acknowledged.
+func (c *conn) refuse(a *arrival, reason string, name []byte) error {
+	a.skip = true
+	c.stats.reject(reason, name)
+	if a.qos == 0 || a.malformed {
+		return nil
+	}
+	return c.ledger.refuse(a.id, a.qos)
+}
+
+// admit waits until the queue has room for the message. Without room a QoS 0
+// message is dropped, as the protocol allows; for QoS 1 and 2 the socket is not
+// read any more. Disconnecting would be no better: the broker would send all
+// that is not acknowledged again, each time. TCP holds the broker up instead,
+// and the pings keep the session.
+func (c *conn) admit() error {
+	a := c.current
+	size := int64(a.left) + int64(len(a.topic.name)) + itemOverhead
+	select {
+	case <-c.pause:
+		return c.waitPaused()
+	default:
+	}
+	if c.queue.reserve(size) {
+		a.reserved = size
+		a.payload = make([]byte, a.left)
+		return nil
+	}
+	if a.qos == 0 {
+		return c.refuse(a, reasonQueueFull, []byte(a.topic.name))
+	}
+	c.held.Store(true)
+	defer c.held.Store(false)
+	select {
+	case <-c.queue.room:
+	case <-c.wake:
+	case <-c.pause:
+	case <-c.closed:
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// waitPaused waits for a ping or the end.
+func (c *conn) waitPaused() error {
+	select {
+	case <-c.wake:
+		return nil
+	case <-c.closed:
+		return net.ErrClosed
+	}
+}
+
+func (c *conn) skipBody() error {
+	n, err := c.in.Discard(min(c.current.left, bodyStep))
+	c.current.left -= n
+	if err != nil {
+		return unexpected(err)
+	}
+	if c.current.left == 0 {
+		c.current = nil
+	}
+	return nil
+}
+
+func (c *conn) readBody() error {
+	a := c.current
+	if a.left > 0 {
+		n, err := c.in.Read(a.payload[a.filled:])
+		a.filled += n
+		a.left -= n
+		if err != nil {
+			return unexpected(err)
+		}
+	}
+	if a.left > 0 {
+		return nil
+	}
+	c.current = nil
+	return c.deliver(a)
+}
+
+// deliver queues a complete message, unless it came before.
+func (c *conn) deliver(a *arrival) error {
+	hash := c.hash(a)
+	again := a.retain && a.topic.retainedAgain(hash, c.number)
+	it := item{topic: a.topic, name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), size: a.reserved}
+	var err error
+	switch {
+	case a.qos > 0 && again:
+		err = c.ledger.refuse(a.id, a.qos)
+	case a.qos > 0:
+		it.delivery, err = c.ledger.arrive(a.id, a.qos, a.dup, hash)
+		again = it.delivery == nil
+	}
+	if err != nil || again {
+		c.queue.release(a.reserved)
+		return err
+	}
+	a.topic.taken, a.topic.hash = true, hash
+	c.queue.push(it)
+	return nil
+}
+
+func (c *conn) hash(a *arrival) uint64 {
+	var h maphash.Hash
+	h.SetSeed(c.seed)
+	_, _ = h.WriteString(a.topic.name)
+	_ = h.WriteByte(0) // no topic holds it
+	_, _ = h.Write(a.payload)
+	return h.Sum64()
+}
+
+// busy says whether an answer of the broker may still stand behind messages:
+// some came in since the last call, or reading is held up.
+func (c *conn) busy() bool { return c.active.Swap(false) || c.held.Load() }
+
+// stopTaking makes Read take no more messages; the session stays.
+func (c *conn) stopTaking() { c.pauseOnce.Do(func() { close(c.pause) }) }
+
+// fail ends the connection for a reason; the first one counts.
+func (c *conn) fail(err error) {
+	c.failOnce.Do(func() {
+		c.cause = err
+		close(c.closed)
+		_ = c.Conn.Close()
+	})
+}
+
+// Close ends the connection.
+func (c *conn) Close() error {
+	c.fail(net.ErrClosed)
+	return nil
+}
+
+// finish waits for the connection's goroutine and gives back what it holds. It
+// is called once, after paho has ended.
+func (c *conn) finish() {
+	_ = c.Close()
+	c.flusher.Wait()
+	c.ledger.detach(c)
+	c.readMu.Lock() // a Read that still runs ends, since the socket is closed
+	defer c.readMu.Unlock()
+	if c.current != nil && c.current.reserved > 0 {
+		c.queue.release(c.current.reserved)
+	}
+	c.current = nil
+}

@@ -1,0 +1,242 @@
+package mqtt
+
+import (
+	"errors"
+	"sync"
+)
+
+// Bounds of the ledger.
+const (
+	// maxUnacked is the number of packet ids, MQTT 3.1.1 §2.3.1: a broker can
+	// not have more messages under way.
+	maxUnacked = 65535
+	// maxSettled is how many acknowledged messages are remembered. It is far
+	// below maxUnacked, so that a broker that counts its ids up has not come
+	// back to an id whose former message is still remembered.
+	maxSettled = 16384
+)
+
+// errTooManyUnacked ends a connection whose broker has no in-flight limit at all.
+var errTooManyUnacked = errors.New("the broker sent more than 65535 messages without waiting for acknowledgements")
+
+// errNotStored ends a connection after the sink gave a message back.
+var errNotStored = errors.New("the buffer did not store a message: connecting again, so that the broker sends it again")
+
+// acker is a connection as the ledger sees it. Neither method blocks.
+type acker interface {
+	ack(qos byte, id uint16) // queues PUBACK (QoS 1) or PUBREC (QoS 2)
+	fail(error)              // ends the connection
+}
+
+// delivery is one QoS 1 or 2 message from its arrival to its acknowledgement.
+// The ledger's lock guards it.
+type delivery struct {
+	hash      uint64 // of topic and payload
+	stamp     uint64 // pings that had been sent when it was acknowledged
+	id        uint16
+	qos       byte
+	committed bool // the sink has it, or it was refused: it may be acknowledged
+	acked     bool // an acknowledgement was queued on some connection
+	listed    bool // it stands in order
+}
+
+// ledger gives acknowledgements in the order of arrival (MQTT 3.1.1 §4.6), each
+// after its message was committed, on the connection on which it came last, and
+// tells messages that come again from new ones.
+//
+// A broker sends a message again, with the same packet id and DUP set, when the
+// connection broke before it had our acknowledgement. Three cases:
+//   - it is still on its way into the buffer: its place in order is taken on the
+//     new connection, and the commit acknowledges it there;
+//   - it was committed and its acknowledgement got lost: it is acknowledged
+//     again and not stored again. That is what settled is for;
+//   - it is unknown, or its content is another: it is new.
+//
+// A broker that uses an id again at once and whose second message is equal to
+// the first in topic and payload and got lost with the connection looks exactly
+// like the second case. To make that rare a message is forgotten as soon as
+// a PINGRESP proves that the broker has its acknowledgement, and always when
+// the broker says that it has no session for us.
+type ledger struct {
+	mu      sync.Mutex
+	conn    acker                // nil between connections
+	byID    map[uint16]*delivery // the latest use of each packet id
+	order   fifo[*delivery]      // arrived on conn and not acknowledged there
+	settled fifo[settlement]     // acknowledged QoS 1 messages, oldest first
+	pings   uint64               // PINGREQs sent, over all connections
+	pongs   uint64               // the PINGREQ that the last PINGRESP on conn answered
+	proven  uint64               // what was acknowledged before this PINGREQ is known to the broker
+	resent  bool                 // nothing from earlier connections comes again on conn any more
+	pending int                  // new messages that are neither committed nor given back
+}
+
+// settlement is one acknowledgement; stamp as it was when it was given.
+type settlement struct {
+	d     *delivery
+	stamp uint64
+}
+
+func newLedger() *ledger { return &ledger{byID: make(map[uint16]*delivery)} }
+
+// attach starts a connection. Without a session at the broker no id from before
+// means anything any more.
+func (l *ledger) attach(c acker, sessionPresent bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unlist()
+	l.conn = c
+	l.pongs = l.pings // what was asked on earlier connections is never answered
+	l.resent = !sessionPresent
+	if !sessionPresent {
+		clear(l.byID)
+		l.settled.clear()
+	}
+}
+
+// detach ends the connection c.
+func (l *ledger) detach(c acker) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn == c {
+		l.unlist()
+		l.conn = nil
+	}
+}
+
+func (l *ledger) unlist() {
+	for ; l.order.len() > 0; l.order.pop() {
+		(*l.order.front()).listed = false
+	}
+}
+
+// arrive records a message. It returns its delivery, which the caller must bring
+// to done, or nil when it is one that the ledger has already.
+func (l *ledger) arrive(id uint16, qos byte, dup bool, hash uint64) (*delivery, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.order.len() >= maxUnacked {
+		return nil, errTooManyUnacked
+	}
+	l.resent = l.resent || !dup // what comes again comes before what is new, MQTT 3.1.1 §4.6
+	// An id that was not acknowledged is in use, whatever DUP says; a QoS 2 id
+	// is in use until its PUBREL (MQTT 3.1.1 §4.3.3).
+	old := l.byID[id]
+	if old != nil && old.qos == qos && old.hash == hash && (dup || !old.acked || qos == 2) {
+		if !old.listed {
+			l.list(old)
+		}
+		return nil, nil
+	}
+	d := &delivery{id: id, qos: qos, hash: hash}
+	l.byID[id] = d
+	l.pending++
+	l.list(d)
+	return d, nil
+}
+
+// refuse records a message that is acknowledged without being stored.
+func (l *ledger) refuse(id uint16, qos byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.order.len() >= maxUnacked {
+		return errTooManyUnacked
+	}
+	delete(l.byID, id) // the id is used for another message now
+	l.list(&delivery{id: id, qos: qos, committed: true})
+	return nil
+}
+
+func (l *ledger) list(d *delivery) {
+	d.listed = true
+	l.order.push(d)
+	l.flush()
+}
+
+// done settles a delivery: with nil it may be acknowledged, with an error it was
+// not stored and the broker has to send it again. It does not block.
+func (l *ledger) done(d *delivery, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pending--
+	if err == nil {
+		d.committed = true
+		l.flush()
+		return
+	}
+	if l.byID[d.id] == d {
+		delete(l.byID, d.id)
+	}
+	if l.conn != nil {
+		l.conn.fail(errNotStored)
+	}
+}
+
+// flush acknowledges from the oldest message on until one is not committed.
+func (l *ledger) flush() {
+	for l.conn != nil && l.order.len() > 0 && (*l.order.front()).committed {
+		d := *l.order.front()
+		l.order.pop()
+		d.listed = false
+		d.acked = true
+		l.conn.ack(d.qos, d.id)
+		if d.qos == 1 && l.byID[d.id] == d {
+			d.stamp = l.pings
+			l.settled.push(settlement{d, d.stamp})
+			l.forget()
+		}
+	}
+}
+
+// forget drops settled messages that nobody needs to know any more.
+func (l *ledger) forget() {
+	for l.settled.len() > 0 {
+		s := l.settled.front()
+		if l.settled.len() <= maxSettled && s.stamp >= l.proven {
+			return
+		}
+		// The same id may stand there again, for another message or for
+		// a later acknowledgement of this one.
+		if l.byID[s.d.id] == s.d && s.d.stamp == s.stamp {
+			delete(l.byID, s.d.id)
+		}
+		l.settled.pop()
+	}
+}
+
+// release ends a QoS 2 exchange: the broker sent PUBREL, so the id is free.
+func (l *ledger) release(id uint16) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d := l.byID[id]; d != nil && d.qos == 2 && d.acked {
+		delete(l.byID, id)
+	}
+}
+
+// pinged is called before a PINGREQ is sent. What was acknowledged before it
+// reaches the broker before it.
+func (l *ledger) pinged() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pings++
+}
+
+// ponged is called for each PINGRESP of the broker. It proves nothing of earlier
+// connections while the broker may still be sending their messages again.
+func (l *ledger) ponged() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pongs < l.pings {
+		l.pongs++
+	}
+	if l.resent {
+		l.proven = l.pongs
+	}
+	l.forget()
+}
+
+// unsettled is the number of new messages on their way into the buffer.
+func (l *ledger) unsettled() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pending
+}

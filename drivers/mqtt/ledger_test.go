@@ -1,0 +1,278 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// modelMessage is a message as the model broker knows it.
+type modelMessage struct {
+	n    uint64 // unique; stands for the content
+	id   uint16
+	sent bool // at least once, so that DUP is set from then on
+}
+
+// modelBroker sends messages with a window, and drops the connection and
+// acknowledgements at random. What was acknowledged must have been committed, in
+// order; nothing may be taken twice or lost.
+type modelBroker struct {
+	t         *testing.T
+	rng       *rand.Rand
+	ledger    *ledger
+	nextN     uint64
+	nextID    uint16
+	unacked   []*modelMessage // sent or to be sent again, oldest first
+	resend    int             // the first n of unacked are to be sent again
+	wire      []uint16        // acknowledgements on their way
+	stored    map[uint64]int  // by n: how often the sink took it
+	committed map[uint64]bool
+	held      []heldDelivery
+	failed    bool
+}
+
+type heldDelivery struct {
+	n uint64
+	d *delivery
+}
+
+func (b *modelBroker) ack(_ byte, id uint16) { b.wire = append(b.wire, id) }
+func (b *modelBroker) fail(error)            { b.failed = true }
+
+func (b *modelBroker) deliver(m *modelMessage) {
+	d, err := b.ledger.arrive(m.id, 1, m.sent, m.n)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	m.sent = true
+	if d != nil {
+		b.stored[m.n]++
+		b.held = append(b.held, heldDelivery{m.n, d})
+	}
+}
+
+func (b *modelBroker) step() {
+	switch action := b.rng.IntN(100); {
+	case action < 40: // send
+		if b.resend < len(b.unacked) && !b.unacked[b.resend].sent || b.resend < len(b.unacked) && b.rng.IntN(2) == 0 {
+			b.deliver(b.unacked[b.resend])
+			b.resend++
+		} else if b.resend == len(b.unacked) && len(b.unacked) < 20 {
+			b.nextN++
+			b.nextID = b.nextID%64 + 1
+			m := &modelMessage{n: b.nextN, id: b.nextID}
+			b.unacked = append(b.unacked, m)
+			b.resend++
+			if b.rng.IntN(10) == 0 {
+				m.sent = true // lost on the wire
+				b.reconnect()
+				return
+			}
+			b.deliver(m)
+		}
+	case action < 70 && len(b.held) > 0: // commit, in any order
+		i := b.rng.IntN(min(3, len(b.held)))
+		h := b.held[i]
+		b.held = append(b.held[:i], b.held[i+1:]...)
+		if b.rng.IntN(50) == 0 {
+			b.stored[h.n]--
+			b.ledger.done(h.d, errors.New("not stored"))
+		} else {
+			b.committed[h.n] = true
+			b.ledger.done(h.d, nil)
+		}
+	case action < 95 && len(b.wire) > 0:
+		b.receiveAck()
+	case action < 97:
+		b.ledger.pinged()
+		for len(b.wire) > 0 {
+			b.receiveAck()
+		}
+		b.ledger.ponged()
+	case action == 99:
+		b.reconnect()
+	}
+	if b.failed {
+		b.reconnect()
+	}
+}
+
+func (b *modelBroker) receiveAck() {
+	id := b.wire[0]
+	b.wire = b.wire[1:]
+	if len(b.unacked) == 0 || b.unacked[0].id != id {
+		b.t.Fatalf("PUBACK %d out of order", id)
+	}
+	m := b.unacked[0]
+	if !b.committed[m.n] {
+		b.t.Fatalf("message %d acknowledged before the commit", m.n)
+	}
+	b.unacked = b.unacked[1:]
+	b.resend--
+	if b.resend < 0 {
+		b.t.Fatalf("message %d acknowledged before it was sent", m.n)
+	}
+}
+
+func (b *modelBroker) reconnect() {
+	b.failed, b.wire, b.resend = false, nil, 0
+	b.ledger.detach(b)
+	b.ledger.attach(b, true)
+}
+
+func TestLedgerAgainstAModelBroker(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	for round := range uint64(50) {
+		b := &modelBroker{
+			t: t, rng: rand.New(rand.NewPCG(seed, round)), ledger: newLedger(),
+			stored: make(map[uint64]int), committed: make(map[uint64]bool),
+		}
+		b.ledger.attach(b, false)
+		for range 3000 {
+			b.step()
+		}
+		for len(b.unacked) > 0 || len(b.held) > 0 {
+			b.step()
+		}
+		for n := uint64(1); n <= b.nextN; n++ {
+			if b.stored[n] != 1 {
+				t.Fatalf("round %d: message %d of %d was stored %d times", round, n, b.nextN, b.stored[n])
+			}
+		}
+		if n := b.ledger.unsettled(); n != 0 {
+			t.Fatalf("round %d: %d messages pending at the end", round, n)
+		}
+	}
+}
+
+func TestLedgerForgetsWhatTheBrokerKnows(t *testing.T) {
+	l := newLedger()
+	b := &modelBroker{t: t}
+	l.attach(b, false)
+	settle := func(id uint16) {
+		d, err := l.arrive(id, 1, false, uint64(id))
+		if err != nil || d == nil {
+			t.Fatalf("id %d is not new: %v", id, err)
+		}
+		l.done(d, nil)
+	}
+	settle(1)
+	l.pinged()
+	settle(2)
+	l.ponged()
+	if len(l.byID) != 1 || l.byID[2] == nil {
+		t.Errorf("after the PINGRESP: %v, want only id 2", l.byID)
+	}
+	l.pinged() // never answered
+	l.detach(b)
+	l.attach(b, true)
+	settle(3)
+	if len(l.byID) != 2 {
+		t.Errorf("forgotten without a proof: %v", l.byID)
+	}
+	for id := uint16(4); id < 4+2*maxSettled; id++ {
+		settle(id)
+	}
+	if len(l.byID) != maxSettled || l.settled.len() != maxSettled {
+		t.Errorf("remembers %d and %d messages, want %d", len(l.byID), l.settled.len(), maxSettled)
+	}
+}
+
+func TestLedgerBoundsABrokerWithoutLimits(t *testing.T) {
+	l := newLedger()
+	l.attach(&modelBroker{t: t}, false)
+	if _, err := l.arrive(1, 1, false, 1); err != nil {
+		t.Fatal(err)
+	}
+	for range maxUnacked - 1 {
+		if err := l.refuse(2, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.refuse(2, 1); !errors.Is(err, errTooManyUnacked) {
+		t.Errorf("refuse: %v", err)
+	}
+	if _, err := l.arrive(3, 1, false, 3); !errors.Is(err, errTooManyUnacked) {
+		t.Errorf("arrive: %v", err)
+	}
+}
+
+func TestFifoAgainstASlice(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	var f fifo[int]
+	var model []int
+	for i := range 200_000 {
+		grow := i/20_000%2 == 0
+		if len(model) == 0 || rng.IntN(10) < 7 == grow {
+			f.push(i)
+			model = append(model, i)
+		} else {
+			if got := *f.front(); got != model[0] {
+				t.Fatalf("step %d: front %d, want %d", i, got, model[0])
+			}
+			f.pop()
+			model = model[1:]
+		}
+		if f.len() != len(model) {
+			t.Fatalf("step %d: length %d, want %d", i, f.len(), len(model))
+		}
+	}
+}
+
+func TestQueueBounds(t *testing.T) {
+	cases := []struct {
+		name  string
+		sizes []int64
+		want  []bool
+	}{
+		{"by count", []int64{1, 1, 1, 1}, []bool{true, true, true, false}},
+		{"by bytes", []int64{60, 40, 1}, []bool{true, true, false}},
+		{"anything into an empty queue", []int64{1000, 1}, []bool{true, false}},
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			q := newQueue(3, 100)
+			for i, size := range tc.sizes {
+				if got := q.reserve(size); got != tc.want[i] {
+					t.Errorf("reserve %d: %v", size, got)
+				}
+			}
+			q.release(tc.sizes[0])
+			select {
+			case <-q.room:
+			default:
+				t.Error("nobody is told of the room")
+			}
+		})
+	}
+}
+
+func TestQueueGivesBackWhatWasNotUsedInOrder(t *testing.T) {
+	q := newQueue(10, 1000)
+	for i := range 4 {
+		q.reserve(1)
+		q.push(item{name: fmt.Sprint(i), size: 1})
+	}
+	items, err := q.take(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.release(1)
+	q.reserve(1)
+	q.push(item{name: "4", size: 1})
+	q.putBack(items[1:])
+	items, err = q.take(t.Context(), nil)
+	if err != nil || len(items) != 4 || q.len() != 4 {
+		t.Fatalf("%d items, %d hold room: %v", len(items), q.len(), err)
+	}
+	for i, it := range items {
+		if it.name != fmt.Sprint(i+1) {
+			t.Errorf("item %d is %s", i, it.name)
+		}
+	}
+}

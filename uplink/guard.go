@@ -1,0 +1,194 @@
+package uplink
+
+import (
+	"encoding/binary"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kbin"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// guard is a connection to a broker that reads along, to know of a refused batch
+// before the client does.
+//
+// Why it is needed: when a batch is refused the client gives back all that it
+// holds of that partition and is at once ready to take more. Its promises tell
+// us, but from another goroutine and so a little later:
+//
+//	client: batch 5..9 refused, given back        pump: hands over 10
+//	client: 10 goes out, and is written           promise: "5 came back"
+//
+// and 10 stands in front of 5 for good. The guard closes the window's gate while
+// the answer is still on its way to the client, so that 10 is either given back
+// together with 5 or not handed over.
+//
+// It follows the framing of the Kafka protocol: INT32 length, then in a request
+// INT16 api key, INT16 api version, INT32 correlation id, and in an answer INT32
+// correlation id (kafka.apache.org/protocol, "Protocol Primitive Types" and
+// "Common Request and Response Structure"). One goroutine writes, one reads.
+type guard struct {
+	net.Conn
+	out, in  frame
+	answered func(codes []*kerr.Error) // called for each answer to a produce that has errors in it
+
+	mu       sync.Mutex
+	produces map[int32]int16 // correlation id → version of the produces without an answer
+}
+
+const (
+	keyProduce          = 0
+	requestHeader       = 12 // bytes up to the correlation id, with the length
+	answerHeader        = 8
+	flexibleProduce     = 9       // from this version on an answer's header has tags
+	maxProduceAnswer    = 1 << 20 // a larger one is not read along but counts as refused
+	maxProducesInFlight = 1024    // a client has 5; more means that we lost the thread
+)
+
+func newGuard(c net.Conn, answered func([]*kerr.Error)) *guard {
+	return &guard{
+		Conn: c, answered: answered, produces: map[int32]int16{},
+		out: frame{header: requestHeader}, in: frame{header: answerHeader},
+	}
+}
+
+// Write notes the produce requests in p before it sends them.
+func (g *guard) Write(p []byte) (int, error) {
+	g.out.scan(p, g.request, nil)
+	return g.Conn.Write(p)
+}
+
+// Read looks at the answers in p before the client gets them.
+func (g *guard) Read(p []byte) (int, error) {
+	n, err := g.Conn.Read(p)
+	g.in.scan(p[:n], g.answer, g.check)
+	return n, err
+}
+
+// request notes a produce; it never keeps a request's body.
+func (g *guard) request(head []byte) (keep bool) {
+	if len(head) < requestHeader || binary.BigEndian.Uint16(head[4:]) != keyProduce {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.produces) >= maxProducesInFlight {
+		clear(g.produces)
+	}
+	g.produces[int32(binary.BigEndian.Uint32(head[8:]))] = int16(binary.BigEndian.Uint16(head[6:]))
+	return false
+}
+
+// answer keeps the body of the answer to a produce.
+func (g *guard) answer(head []byte) (keep bool) {
+	if len(head) < answerHeader {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, ok := g.produces[int32(binary.BigEndian.Uint32(head[4:]))]
+	return ok
+}
+
+// check reports the errors in the answer to a produce.
+func (g *guard) check(head, body []byte) {
+	id := int32(binary.BigEndian.Uint32(head[4:]))
+	g.mu.Lock()
+	version := g.produces[id]
+	delete(g.produces, id)
+	g.mu.Unlock()
+	if codes := produceErrors(version, body); len(codes) > 0 {
+		g.answered(codes)
+	}
+}
+
+// produceErrors returns the errors in the body of a produce answer, each once;
+// CORRUPT_MESSAGE where the body cannot be read.
+func produceErrors(version int16, body []byte) []*kerr.Error {
+	resp := kmsg.NewPtrProduceResponse()
+	if version < 0 || version > resp.MaxVersion() || body == nil {
+		return []*kerr.Error{kerr.CorruptMessage}
+	}
+	resp.SetVersion(version)
+	b := kbin.Reader{Src: body}
+	if version >= flexibleProduce {
+		kmsg.SkipTags(&b)
+	}
+	if !b.Ok() || resp.ReadFrom(b.Src) != nil {
+		return []*kerr.Error{kerr.CorruptMessage}
+	}
+	var codes []*kerr.Error
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if e, ok := kerr.ErrorForCode(p.ErrorCode).(*kerr.Error); ok && !slices.Contains(codes, e) {
+				codes = append(codes, e)
+			}
+		}
+	}
+	return codes
+}
+
+// givesBack reports whether the client may give records back after e, rather
+// than produce them again by itself.
+func givesBack(e *kerr.Error) bool {
+	return !e.Retriable || e == kerr.CorruptMessage || e == kerr.UnknownTopicID
+}
+
+// frame follows one direction of a connection.
+type frame struct {
+	header int // bytes of a header, with the length
+	head   []byte
+	left   int // bytes of the frame that are still to come after head
+	keep   bool
+	body   []byte
+}
+
+// scan walks over the next bytes of the stream. It calls begin at the end of each
+// header, which says whether the body is kept, and then end with the body of a
+// kept frame, nil if it was larger than maxProduceAnswer.
+func (f *frame) scan(p []byte, begin func(head []byte) bool, end func(head, body []byte)) {
+	for len(p) > 0 {
+		if want := f.wanted(); len(f.head) < want {
+			n := min(want-len(f.head), len(p))
+			f.head = append(f.head, p[:n]...)
+			p = p[n:]
+			if len(f.head) < f.wanted() {
+				continue
+			}
+			f.left = max(0, f.length()+4-len(f.head))
+			f.keep = begin(f.head)
+		}
+		n := min(f.left, len(p))
+		if f.keep && len(f.body) <= maxProduceAnswer {
+			f.body = append(f.body, p[:n]...)
+		}
+		f.left -= n
+		p = p[n:]
+		if f.left == 0 {
+			f.finish(end)
+		}
+	}
+}
+
+func (f *frame) finish(end func(head, body []byte)) {
+	if f.keep && len(f.body) > maxProduceAnswer {
+		end(f.head, nil)
+	} else if f.keep {
+		end(f.head, append([]byte{}, f.body...))
+	}
+	f.head, f.body, f.keep = f.head[:0], f.body[:0], false
+}
+
+// wanted returns how long this frame's header is: as configured, or less where
+// the whole frame is shorter.
+func (f *frame) wanted() int {
+	if len(f.head) < 4 {
+		return 4
+	}
+	return min(f.header, 4+max(0, f.length()))
+}
+
+// length is what the frame's first four bytes say.
+func (f *frame) length() int { return int(int32(binary.BigEndian.Uint32(f.head))) }

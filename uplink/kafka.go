@@ -1,0 +1,211 @@
+// Package uplink forwards events from the log to a Kafka cluster, at least once
+// and in order.
+//
+// One goroutine, the pump, reads batches from the log, turns each event into a
+// record (record.go, template.go) and hands it to the Kafka client. A window
+// (window.go, chunk.go) bounds what is in flight; the client's promises settle
+// records in it, and the log's cursor moves over the settled ones from the
+// front. When the window is full the pump waits, and the backlog stays in the
+// log: that is the back-pressure.
+//
+// The client repeats by itself whatever a broken link takes. What it gives back
+// is judged in one function (classify.go): the pump stops, waits until nothing
+// is in flight, and hands the open records over again in their order
+// (recover.go), or sets one aside that can never be taken. A connection that
+// reads along (guard.go) sees to it that nothing overtakes meanwhile. Since the
+// client is idempotent and what was acknowledged is never sent again, duplicates
+// come only from a crash.
+package uplink
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	drainTimeout     = 5 * time.Second        // a stop waits so long for acknowledgements
+	drainTimeoutDown = 500 * time.Millisecond // and so long where the link is down
+	abandonTimeout   = 2 * time.Second        // and then so long for the client to let go
+	probeEvery       = 10 * time.Second       // without other traffic
+	probeEveryDown   = 3 * time.Second
+	watchEvery       = time.Second
+)
+
+// Kafka is one uplink.
+type Kafka struct {
+	cfg     Config
+	encoder *encoder
+	options []kgo.Opt
+	window  *window
+	health  *health
+	client  *kgo.Client    // from the start of Run
+	helpers sync.WaitGroup // goroutines that Run waits for
+	quiet   limiter
+}
+
+// New returns an uplink. It checks all of cfg, says every problem at once, and
+// starts nothing.
+func New(cfg Config) (*Kafka, error) {
+	cfg = cfg.withDefaults()
+	topic, topicErr := parseTemplate(cfg.Topic, cfg.Agent, cfg.Labels)
+	key, keyErr := parseTemplate(cfg.Key, cfg.Agent, cfg.Labels)
+	err := errors.Join(cfg.validate(), named("topic", topicErr), named("key", keyErr))
+	if err != nil {
+		return nil, fmt.Errorf("uplink %q: %w", cfg.Name, err)
+	}
+	k := &Kafka{
+		cfg:     cfg,
+		encoder: newEncoder(cfg.Agent, topic, key),
+		window:  newWindow(cfg.WindowRecords, cfg.WindowBytes, cfg.Reader.Ack),
+		health:  &health{},
+	}
+	k.options = append(cfg.clientOptions(),
+		kgo.WithHooks(k.health), kgo.WithLogger(clientLog{k.health}), kgo.Dialer(k.dial),
+		kgo.ProducerOnDataLossDetected(k.dataLoss))
+	if err := kgo.ValidateOpts(k.options...); err != nil {
+		return nil, fmt.Errorf("uplink %q: %w", cfg.Name, err)
+	}
+	return k, nil
+}
+
+func named(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %w", field, err)
+}
+
+// Run forwards until ctx ends, reconnecting by itself whatever breaks; an
+// unreachable cluster is no error. Then it waits up to 5 s for what is in
+// flight, moves the cursors over what was acknowledged, and returns nil when all
+// its goroutines have ended. It returns an error only when the log does. It may
+// be called once.
+func (k *Kafka) Run(ctx context.Context) error {
+	client, err := kgo.NewClient(k.options...)
+	if err != nil {
+		return fmt.Errorf("uplink %q: %w", k.cfg.Name, err)
+	}
+	k.client = client
+	k.window.produce = func(r *kgo.Record) {
+		// Not Run's ctx: its end must not give back what may still be delivered.
+		client.Produce(context.Background(), r, k.window.finish)
+	}
+	watching, stopWatching := context.WithCancel(ctx)
+	k.helpers.Go(func() { k.watch(watching) })
+	k.helpers.Go(func() { k.probe(watching) })
+
+	err = k.pump(ctx)
+	k.drain()
+	stopWatching()
+	k.helpers.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("uplink %q: %w", k.cfg.Name, err)
+}
+
+// drain ends the client: first it gives what is in flight time to be
+// acknowledged, then it gives up the rest, which the log still has.
+func (k *Kafka) drain() {
+	timeout := drainTimeout
+	if !k.Stats().Up {
+		timeout = drainTimeoutDown
+	}
+	if !k.idleWithin(timeout) {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeoutDown)
+		// Its error says that something is still on the wire; closing ends it.
+		_ = k.client.AbortBufferedRecords(ctx)
+		cancel()
+	}
+	k.client.Close()
+	k.idleWithin(abandonTimeout)
+	k.window.ackAll()
+}
+
+func (k *Kafka) idleWithin(d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return k.window.waitIdle(ctx) == nil
+}
+
+// watch moves cursors that stand within a chunk and logs changes of the state.
+func (k *Kafka) watch(ctx context.Context) {
+	up := false
+	for sleep(ctx, watchEvery) == nil {
+		k.window.ackAll()
+		s := k.Stats()
+		if s.Up != up {
+			up = s.Up
+			k.cfg.Log.Info("uplink changed", slog.String("uplink", k.cfg.Name),
+				slog.Bool("up", up), slog.String("state", s.State))
+		}
+	}
+}
+
+// probe asks a broker for a sign of life at the start and whenever there was no
+// traffic to show one.
+func (k *Kafka) probe(ctx context.Context) {
+	for ctx.Err() == nil {
+		every := probeEveryDown
+		if k.Stats().Up {
+			every = probeEvery
+		}
+		if time.Since(k.health.goodAt()) >= every/2 {
+			ping, cancel := context.WithTimeout(ctx, probeEvery)
+			err := k.client.Ping(ping)
+			cancel()
+			k.health.pinged(err)
+		}
+		if sleep(ctx, jitter(every)) != nil {
+			return
+		}
+	}
+}
+
+// dial opens a connection to a broker, with a guard on top.
+func (k *Kafka) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var (
+		plain = net.Dialer{KeepAlive: 15 * time.Second}
+		conn  net.Conn
+		err   error
+	)
+	if k.cfg.TLS == nil {
+		conn, err = plain.DialContext(ctx, network, addr)
+	} else {
+		secure := tls.Dialer{NetDialer: &plain, Config: k.cfg.TLS.Clone()}
+		conn, err = secure.DialContext(ctx, network, addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newGuard(conn, k.answered), nil
+}
+
+// dataLoss is told when a broker no longer knows of records that it had
+// acknowledged. They are gone there; here their cursor has moved on.
+func (k *Kafka) dataLoss(topic string, partition int32) {
+	text := fmt.Sprintf("the cluster lost acknowledged records of topic %q partition %d", topic, partition)
+	k.health.report(text)
+	k.cfg.Log.Error("data loss", slog.String("uplink", k.cfg.Name), slog.String("error", text))
+}
+
+// answered is told of errors in the answer to a produce before the client is.
+func (k *Kafka) answered(codes []*kerr.Error) {
+	for _, e := range codes {
+		k.health.complain(e, "")
+		if givesBack(e) {
+			k.window.shut()
+		}
+	}
+}

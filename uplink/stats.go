@@ -1,0 +1,46 @@
+package uplink
+
+import (
+	"fmt"
+	"time"
+)
+
+// Stats is what an uplink knows of itself. Counters start at 0 with the process.
+type Stats struct {
+	Up        bool              // the last round trip with a broker worked, and acknowledgements come
+	State     string            // a few words for people
+	LastError string            // the last thing that went wrong, in words, without secrets; empty if nothing did
+	LastErrAt time.Time         // when that was
+	Delivered map[string]uint64 // by class: records that the cluster acknowledged; rejected ones don't count
+	InFlight  int               // records handed to the client and not yet acknowledged
+	SentBytes uint64            // bytes of requests written to the wire, before TLS
+	LastAck   time.Time         // of the last acknowledgement; zero: none yet
+}
+
+// Stats returns the counters so far. It may be called at any time from any
+// goroutine and does not block on the cluster.
+func (k *Kafka) Stats() Stats {
+	p := k.window.progress()
+	v := k.health.look(p.stalled)
+	return Stats{
+		Up: v.up, State: state(v, p),
+		LastError: v.lastError, LastErrAt: v.lastErrAt,
+		Delivered: p.delivered, InFlight: p.inFlight,
+		SentBytes: v.sent, LastAck: p.lastAck,
+	}
+}
+
+func state(v view, p progress) string {
+	switch {
+	case v.up && p.inFlight > 0:
+		return fmt.Sprintf("connected to %s, %d records in flight", v.peer, p.inFlight)
+	case v.up:
+		return fmt.Sprintf("connected to %s", v.peer)
+	case p.stalled > stallAfter:
+		return fmt.Sprintf("nothing acknowledged for %s, %d records in flight", p.stalled.Round(time.Second), p.inFlight)
+	case v.lastError != "":
+		return "not connected: " + v.lastError
+	default:
+		return "connecting"
+	}
+}
