@@ -166,7 +166,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	go func() { // waited for below, unless something hangs
 		errs := sources.stop()
 		a.drain()
-		errs = errors.Join(errs, uplinks.stop(), log.stop(), a.close(), pages.stop())
+		errs = errors.Join(errs, uplinks.stop(), log.stop(), pages.stop(), a.close())
 		stopped <- errs
 	}()
 	select {

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -20,6 +22,29 @@ var (
 	pollResults   = []string{"ok", "timeout", "connection", "invalid"}
 	commitBounds  = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 )
+
+// help says what each metric counts. Everything counts from the start of the process.
+var help = map[string]string{
+	"sluice_events_taken_total":         "Events that the buffer took from a source.",
+	"sluice_events_committed_total":     "Events made durable, gap records included.",
+	"sluice_events_delivered_total":     "Records that the uplink's cluster acknowledged.",
+	"sluice_events_dropped_total":       "Events that a gap record stands for.",
+	"sluice_events_rejected_total":      "Messages refused and acknowledged, not stored.",
+	"sluice_buffer_bytes":               "Bytes that the class uses on disk.",
+	"sluice_buffer_events":              "Events in the buffer that not every uplink has.",
+	"sluice_buffer_oldest_seconds":      "Age of the oldest event that not every uplink has.",
+	"sluice_buffer_written_bytes_total": "Bytes that commits handed to the file system.",
+	"sluice_buffer_commits_total":       "Commits.",
+	"sluice_buffer_commit_seconds":      "Duration of commits.",
+	"sluice_uplink_up":                  "1 while the link works and acknowledgements come.",
+	"sluice_uplink_lag_events":          "Stored events that the uplink does not have.",
+	"sluice_uplink_sent_bytes_total":    "Bytes of requests written to the wire, before TLS.",
+	"sluice_source_up":                  "1 while the source is connected and subscribed, or polling.",
+	"sluice_modbus_polls_total":         "Polls by result.",
+	"sluice_modbus_poll_seconds":        "Duration of polls.",
+	"sluice_config_version":             "Version of the config that came over the uplink; 0 for the local file.",
+	"sluice_config_info":                "State of the config, always 1.",
+}
 
 // meters are the histograms, which the stages feed as they go.
 type meters struct {
@@ -80,9 +105,22 @@ func (a *Agent) Metrics(w io.Writer) {
 	s.count("sluice_buffer_commits_total", log.Commits)
 	s.gauge("sluice_config_version", float64(st.Config.Version))
 	s.gauge(labelled("sluice_config_info", "state", st.Config.State), 1)
-	s.set.WritePrometheus(w)
-	a.meters.set.WritePrometheus(w)
+	var page bytes.Buffer
+	s.set.WritePrometheus(&page)
+	a.meters.set.WritePrometheus(&page)
+	for line := range bytes.Lines(page.Bytes()) {
+		_, _ = w.Write(explain(line)) // the reader went away: nobody to tell
+	}
 	metrics.WriteProcessMetrics(w)
+}
+
+// explain adds the help text to a line that has room for one.
+func explain(line []byte) []byte {
+	name, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "# HELP ")
+	if !ok || help[name] == "" {
+		return line
+	}
+	return fmt.Appendf(nil, "# HELP %s %s\n", name, help[name])
 }
 
 func (a *Agent) sourceMetrics(s sheet, name string, src web.Source) {

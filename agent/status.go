@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"sluice/agent/web"
@@ -40,7 +41,7 @@ func (a *Agent) Status() web.Status {
 		st.Sources[s.name] = sourceStatus(s.kind, d)
 		if !d.Up {
 			st.Ready = false
-			st.Reasons = append(st.Reasons, fmt.Sprintf("source %s: %s", s.name, d.State))
+			st.Reasons = append(st.Reasons, fmt.Sprintf("source %s: %s", s.name, withError(d.State, d.LastError)))
 		}
 	}
 	for _, u := range a.uplinks {
@@ -62,7 +63,7 @@ func (a *Agent) addUplink(st *web.Status, u destination, log buffer.Stats) {
 	st.Uplinks[u.name] = out
 	switch {
 	case !k.Up:
-		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %s; events are buffered", u.name, k.State))
+		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %s; events are buffered", u.name, withError(k.State, k.LastError)))
 	case k.InFlight > 0 && !k.LastAck.IsZero() && time.Since(k.LastAck) > stallLimit:
 		st.Healthy = false
 		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %d records in flight, nothing acknowledged for %s", u.name, k.InFlight, time.Since(k.LastAck).Round(time.Second)))
@@ -83,4 +84,12 @@ func sourceStatus(kind string, d drivers.Stats) web.Source {
 		s.Devices[dev.Name] = web.Device{Up: dev.Up, LastError: dev.LastError, Polls: dev.Polls}
 	}
 	return s
+}
+
+// withError adds the last error to a state that doesn't say it.
+func withError(state, lastError string) string {
+	if lastError == "" || strings.Contains(state, lastError) {
+		return state
+	}
+	return state + ": " + lastError
 }

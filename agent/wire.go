@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"sluice/agent/config"
 	"sluice/buffer"
@@ -34,11 +35,25 @@ func (a *Agent) openBuffer() (*buffer.Buffer, error) {
 	for _, u := range a.cfg.Uplinks {
 		c.Uplinks[u.Name] = nilIfEmpty(u.Kafka.Classes)
 	}
+	a.warnUnrouted()
 	b, err := buffer.Open(c)
 	if err != nil {
 		return nil, fmt.Errorf("open the buffer: %w", err)
 	}
 	return b, nil
+}
+
+// warnUnrouted names the classes that no uplink sends: their events are taken
+// and go nowhere.
+func (a *Agent) warnUnrouted() {
+	for _, class := range a.cfg.Classes {
+		sent := slices.ContainsFunc(a.cfg.Uplinks, func(u config.Uplink) bool {
+			return len(u.Kafka.Classes) == 0 || slices.Contains(u.Kafka.Classes, class.Name)
+		})
+		if !sent {
+			a.log.Warn("no uplink sends this class: its events are taken and go nowhere; add it to uplinks.NAME.kafka.classes", "class", class.Name)
+		}
+	}
 }
 
 func nilIfEmpty(list []string) []string {
@@ -64,7 +79,7 @@ func (a *Agent) makeUplinks() error {
 			Name: u.Name, Agent: a.cfg.Agent.ID, Labels: a.cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls,
 			Topic: u.Kafka.Topic, Key: u.Kafka.Key, Compression: u.Kafka.Compression,
 			WindowBytes: int(min(uplink.DefaultWindowBytes, int64(a.cfg.Agent.MemoryLimit)/windowShare)),
-			Reader:      reader, Log: a.log.With("uplink", u.Name),
+			Reader:      reader, Log: a.log,
 		}
 		if s := u.Kafka.SASL; s != nil {
 			c.SASL = uplink.SASL{Mechanism: s.Mechanism, Username: s.Username, Password: s.Password.Value}
@@ -89,7 +104,7 @@ func (a *Agent) makeSources() error {
 		} else {
 			s.kind = "modbus"
 			m := modbusConfig(c.Name, c.Modbus)
-			m.Sink, m.Log, m.ObservePoll = a.buffer, a.log.With("source", c.Name), a.meters.poll(c.Name)
+			m.Sink, m.Log, m.ObservePoll = a.buffer, a.log, a.meters.poll(c.Name)
 			s.driver, err = modbus.New(m)
 			for _, d := range m.Devices {
 				s.classes = append(s.classes, d.Class)
@@ -113,11 +128,14 @@ func (a *Agent) mqttSource(name string, c *config.MQTT) (*mqtt.Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mqtt.tls: %w", err)
 	}
+	if !slices.ContainsFunc(c.Servers, func(s string) bool { return strings.HasPrefix(s, "ssl:") || strings.HasPrefix(s, "wss:") }) {
+		tls = nil // settings for servers that are not there (yet)
+	}
 	m := mqtt.Config{
 		Name: name, Servers: c.Servers, ClientID: c.ClientID, Username: c.Username, TLS: tls, KeepAlive: c.KeepAlive,
 		Decode: c.Decode, MaxPayload: int64(c.MaxPayload),
 		QueueBytes: max(int64(a.cfg.Agent.MemoryLimit)/queueShare, 2*int64(c.MaxPayload)),
-		Sink:       a.buffer, Log: a.log.With("source", name),
+		Sink:       a.buffer, Log: a.log,
 	}
 	if c.Password.IsSet() {
 		m.Password = c.Password.Value

@@ -17,6 +17,8 @@ import (
 	"sluice/drivers"
 )
 
+var _ Log = (*buffer.Reader)(nil)
+
 const incarnation = "0badcafe"
 
 // patience ends a test that hangs; nothing is measured by it.

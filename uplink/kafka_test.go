@@ -29,14 +29,14 @@ func TestDeliversEverythingInOrderByKey(t *testing.T) {
 	t.Parallel()
 	c := cluster(t, kfake.NumBrokers(3), kfake.SeedTopics(6, "sluice.process"))
 	log := newMemLog()
-	for i := range 50 {
-		log.put(messages("process", i*1000, 1000, 20)...)
+	for i := range 40 {
+		log.put(messages("process", i*500, 500, 20)...)
 	}
 	k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log})
-	log.waitCursor(t, "process", 50_000)
-	checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 50_000)
+	log.waitCursor(t, "process", 20_000)
+	checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 20_000)
 	s := k.Stats()
-	if s.Delivered["process"] != 50_000 || s.InFlight != 0 || s.SentBytes == 0 || s.LastAck.IsZero() || !s.Up {
+	if s.Delivered["process"] != 20_000 || s.InFlight != 0 || s.SentBytes == 0 || s.LastAck.IsZero() || !s.Up {
 		t.Errorf("stats %+v", s)
 	}
 }
@@ -115,15 +115,15 @@ func TestRefusedBatches(t *testing.T) {
 			})
 			log := newMemLog()
 			for i := range 60 {
-				log.put(messages("process", i*500, 500, 7)...)
+				log.put(messages("process", i*200, 200, 7)...)
 			}
-			k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, WindowRecords: 2000})
-			log.waitCursor(t, "process", 30_000)
-			checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 30_000)
+			k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, WindowRecords: 1000})
+			log.waitCursor(t, "process", 12_000)
+			checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 12_000)
 			if fault.Hits() == 0 {
 				t.Error("no batch was refused")
 			}
-			if d := k.Stats().Delivered["process"]; d != 30_000 {
+			if d := k.Stats().Delivered["process"]; d != 12_000 {
 				t.Errorf("delivered %d", d)
 			}
 		})
@@ -140,7 +140,7 @@ func TestTooLargeRecordsAreSetAside(t *testing.T) {
 	events := messages("process", 0, 3000, 5)
 	large := []uint64{1, 700, 701, 3000}
 	for _, seq := range large {
-		events[seq-1].Payload = noise(30_000)
+		events[seq-1].Payload = noise(12_000)
 	}
 	log.put(events...)
 	k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log})
@@ -173,6 +173,25 @@ func TestSmallTopicLimit(t *testing.T) {
 	checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 1000)
 	if got := log.rejects("process"); len(got) > 0 {
 		t.Errorf("rejected %v", got)
+	}
+}
+
+func TestEveryCompression(t *testing.T) {
+	for _, name := range compressions {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := cluster(t, kfake.SeedTopics(1, "sluice.process"))
+			log := newMemLog()
+			log.put(messages("process", 0, 100, 2)...)
+			start(t, Config{Brokers: c.ListenAddrs(), Reader: log, Compression: name})
+			log.waitCursor(t, "process", 100)
+			records := consume(t, c.ListenAddrs(), "sluice.process")
+			checkComplete(t, records, 100)
+			want := map[string]uint8{"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}[name]
+			if got := records[0].Attrs.CompressionType(); got != want {
+				t.Errorf("compression type %d, want %d", got, want)
+			}
+		})
 	}
 }
 
@@ -330,7 +349,7 @@ func TestRecordLargerThanABatch(t *testing.T) {
 	c := cluster(t, kfake.SeedTopics(1, "sluice.process"))
 	log := newMemLog()
 	events := messages("process", 0, 20, 2)
-	events[4].Payload = bytes.Repeat([]byte("0123456789"), 150_000) // fits when it is compressed
+	events[4].Payload = bytes.Repeat([]byte("0123456789"), 120_000) // fits when it is compressed
 	events[9].Payload = noise(1_500_000)                            // doesn't
 	log.put(events...)
 	k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log})
@@ -411,11 +430,11 @@ func TestDroppedConnections(t *testing.T) {
 	})
 	log := newMemLog()
 	for i := range 40 {
-		log.put(messages("process", i*500, 500, 7)...)
+		log.put(messages("process", i*200, 200, 7)...)
 	}
-	start(t, Config{Brokers: c.ListenAddrs(), Reader: log, WindowRecords: 1000})
-	log.waitCursor(t, "process", 20_000)
-	checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 20_000)
+	start(t, Config{Brokers: c.ListenAddrs(), Reader: log, WindowRecords: 500})
+	log.waitCursor(t, "process", 8000)
+	checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 8000)
 	if dropped.Load() == 0 {
 		t.Error("no connection was dropped")
 	}

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -59,11 +60,13 @@ func show(w *bytes.Buffer, r *kgo.Record) {
 	}
 }
 
-// golden compares got with a file; UPDATE_GOLDEN=1 writes it.
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares got with a file of testdata.
 func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
-	if os.Getenv("UPDATE_GOLDEN") != "" {
+	if *update {
 		if err := os.WriteFile(path, got, 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -6,14 +6,17 @@ import (
 	"strings"
 )
 
-// unavailable lists what the file format has and this version does not build.
-// A value in it is refused, so that nothing is silently ignored; whoever builds
-// a feature deletes its line.
-var unavailable = []struct {
+// refusal is a part of the file format that this version does not build.
+type refusal struct {
 	field   string   // Go name of the struct and the field
 	values  []string // how refused values start; none: every value but zero is
 	allowed string   // what can be done instead; empty: the words that are left
-}{
+}
+
+// unavailable lists what the file format has and this version does not build.
+// A value in it is refused, so that nothing is silently ignored; whoever builds
+// a feature deletes its line.
+var unavailable = []refusal{
 	{"Config.Pipeline", nil, "leave it out"},
 	{"Config.Remote", nil, "leave it out"},
 	{"Class.WhenFull", []string{"["}, ""},
@@ -50,17 +53,14 @@ func (f field) refused(v reflect.Value) (allowed string, yes bool) {
 // availableWords are the words of the field's enum that this version takes.
 func (f field) availableWords() []string {
 	return slices.DeleteFunc(slices.Clone(f.enum), func(word string) bool {
-		return slices.ContainsFunc(unavailable, func(u struct {
-			field   string
-			values  []string
-			allowed string
-		}) bool {
+		return slices.ContainsFunc(unavailable, func(u refusal) bool {
 			return u.field == f.id && slices.Contains(u.values, word)
 		})
 	})
 }
 
 // isEmpty says whether v holds nothing; an empty list or mapping is nothing too.
+// A pointer to zero is something: somebody wrote it.
 func isEmpty(v reflect.Value) bool {
 	if v.Kind() == reflect.Slice || v.Kind() == reflect.Map {
 		return v.Len() == 0

@@ -117,7 +117,9 @@ func (d *decoder) checkRule(r *Rule, path string) {
 	}
 	if r.Do != nil {
 		if s := d.cfg.Source(r.Do.MQTT); r.Do.MQTT != "" && (s == nil || s.MQTT == nil) {
-			d.wrong(path+".do.mqtt", d.show(path+".do.mqtt", r.Do.MQTT)+" is not the name of an MQTT source", names(d.cfg.Sources, func(s Source) string { return s.Name }))
+			at := path + ".do.mqtt"
+			d.wrong(at, d.show(at, r.Do.MQTT)+" is not the name of an MQTT source",
+				names(d.cfg.Sources, func(s Source) string { return s.Name }))
 		}
 	}
 }
@@ -166,8 +168,8 @@ func (d *decoder) checkURL(path, text string, schemes, ownPort []string) {
 		d.wrong(path, d.show(path, text)+" has no scheme", allowed)
 	case err != nil:
 		d.wrong(path, "is not an address", allowed)
-	case !slices.Contains(schemes, u.Scheme):
-		d.wrong(path, d.show(path, u.Scheme+"://")+" is not a known scheme", allowed)
+	case !slices.Contains(schemes, u.Scheme) || !strings.HasPrefix(text, u.Scheme):
+		d.wrong(path, d.show(path, text)+" has no known scheme", allowed)
 	case u.Hostname() == "":
 		d.wrong(path, d.show(path, text)+" has no host", allowed)
 	case u.Port() == "" && !slices.Contains(ownPort, u.Scheme):

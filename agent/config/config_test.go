@@ -134,7 +134,8 @@ func TestUnreadableText(t *testing.T) {
 		"deep mappings":   {strings.Repeat("{a: ", 100000), "c.yaml:1:257: is nested too deeply (at most 64 levels)"},
 		"deep dashes":     {strings.Repeat("- ", 100000), "c.yaml:1:129: is nested too deeply (at most 64 levels)"},
 		"many tags":       {strings.Repeat("!a ", 100000), "c.yaml:1:129: is nested too deeply (at most 64 levels)"},
-		"many keys":       {strings.Repeat("a: b\n", maxKeys+1), "c.yaml:1:1: the file has 20001 keys (at most 20000)"},
+		"many keys":       {strings.Repeat("a: b\n", maxKeys+1), "c.yaml:1:1: the file has 20001 keys and list items (at most 20000)"},
+		"many items":      {strings.Repeat("-\n", maxKeys+1), "c.yaml:1:1: the file has 20001 keys and list items (at most 20000)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := problemsOf([]byte(c.text), false); got != c.want+"\n" {

@@ -52,6 +52,7 @@ func (d *decoder) value(v reflect.Value, f field, n ast.Node, path string) {
 	if d.unsupported(n, path) {
 		return
 	}
+	whole := v
 	if v.Kind() == reflect.Pointer {
 		v.Set(reflect.New(v.Type().Elem()))
 		v = v.Elem()
@@ -72,7 +73,7 @@ func (d *decoder) value(v reflect.Value, f field, n ast.Node, path string) {
 	case v.Kind() == reflect.Map:
 		d.mapping(v, f, n, path)
 	}
-	if allowed, yes := f.refused(v); yes && !d.all && !d.bad[path] {
+	if allowed, yes := f.refused(whole); yes && !d.all && !d.bad[path] {
 		wrong := "is not available in this version"
 		if v.Kind() == reflect.String && v.String() != "[" {
 			wrong = d.show(path, v.String()) + " " + wrong

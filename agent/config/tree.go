@@ -17,7 +17,7 @@ import (
 // Bounds of a file, so that a wrong one costs little time and stack.
 const (
 	maxDepth = 64    // nested lists and mappings
-	maxKeys  = 20000 // the parser's time grows with their square
+	maxKeys  = 20000 // keys and list items; the parser's time grows with their square
 )
 
 // parse turns the text into a tree. On any problem it reports it and returns nil.
@@ -84,7 +84,7 @@ func placeIn(data []byte, offset int) position {
 	return position{1 + bytes.Count(before, []byte("\n")), 1 + utf8.RuneCount(before[1+bytes.LastIndexByte(before, '\n'):])}
 }
 
-// checkTokens bounds nesting and keys before the parser, which recurses, sees
+// checkTokens bounds nesting, keys and list items before the parser, which recurses, sees
 // them.
 func (d *decoder) checkTokens(tokens token.Tokens) bool {
 	flow, line, inLine, keys := 0, 0, 0, 0
@@ -97,7 +97,10 @@ func (d *decoder) checkTokens(tokens token.Tokens) bool {
 			flow++
 		case token.MappingEndType, token.SequenceEndType:
 			flow--
-		case token.SequenceEntryType, token.MappingKeyType, token.TagType, token.AnchorType, token.AliasType:
+		case token.SequenceEntryType:
+			inLine++
+			keys++
+		case token.MappingKeyType, token.TagType, token.AnchorType, token.AliasType:
 			inLine++
 		case token.MappingValueType:
 			keys++
@@ -108,7 +111,7 @@ func (d *decoder) checkTokens(tokens token.Tokens) bool {
 		}
 	}
 	if keys > maxKeys {
-		d.wrongAt(position{1, 1}, "", fmt.Sprintf("the file has %d keys", keys), fmt.Sprintf("at most %d", maxKeys))
+		d.wrongAt(position{1, 1}, "", fmt.Sprintf("the file has %d keys and list items", keys), fmt.Sprintf("at most %d", maxKeys))
 		return false
 	}
 	return true

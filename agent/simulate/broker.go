@@ -35,7 +35,7 @@ func newBroker(l net.Listener) (*Broker, error) {
 	limits.MaximumInflight = maxUnacknowledged
 	limits.MaximumClientWritesPending = maxUnacknowledged + 1
 	limits.ReceiveMaximum = maxUnacknowledged
-	limits.MaximumMessageExpiryInterval = 0 // off: ordering uses the creation times for its own numbers
+	limits.MaximumMessageExpiryInterval = 0 // off: see ordering, which changes the creation times
 	server := mochi.New(&mochi.Options{Capabilities: limits, Logger: slog.New(slog.DiscardHandler)})
 	if err := server.AddHook(new(auth.AllowHook), nil); err != nil {
 		return nil, fmt.Errorf("mqtt broker: %w", err)
@@ -74,14 +74,19 @@ func (b *Broker) Run(ctx context.Context) error {
 }
 
 // ordering makes the broker redeliver in order, as MQTT 3.1.1 §4.6 wants it.
-// The library sorts what it resends by creation time in whole seconds, and by
-// the lowest 16 bits of that; so each message gets a number of its own in place
-// of the time, and what waits for a session is numbered from 1 when its client
-// comes back.
+// The library sorts what it resends by the lowest 16 bits of its creation time
+// in seconds. So each message gets a number where the library keeps its origin
+// (which it uses for "no local" alone, and doesn't send), and when a client
+// comes back, what waits for it gets creation times in the order of the
+// numbers.
+//
+// Until then all creation times are equal. The library sorts what waits for each
+// session once a second too, to no purpose here; with 50,000 messages in random
+// order that alone takes it longer than a second.
 type ordering struct {
 	mochi.HookBase
 	server *mochi.Server
-	last   atomic.Int64
+	last   atomic.Uint64
 }
 
 // ID names the hook for the library's log.
@@ -94,7 +99,8 @@ func (o *ordering) Provides(b byte) bool {
 
 // OnPublish numbers a message as it comes in.
 func (o *ordering) OnPublish(_ *mochi.Client, pk packets.Packet) (packets.Packet, error) {
-	pk.Created = o.last.Add(1)
+	pk.Origin = fmt.Sprintf("%020d", o.last.Add(1))
+	pk.Created = 1
 	return pk, nil
 }
 
@@ -106,9 +112,13 @@ func (o *ordering) OnSessionEstablish(_ *mochi.Client, pk packets.Packet) {
 		return
 	}
 	waiting := before.State.Inflight.GetAll(false)
-	sort.SliceStable(waiting, func(i, j int) bool { return waiting[i].Created < waiting[j].Created })
-	for i, m := range waiting {
-		m.Created = int64(i + 1)
-		before.State.Inflight.Set(m)
+	order := make([]int, len(waiting)) // sorted in place of the large packets
+	for i := range order {
+		order[i] = i
+	}
+	sort.Slice(order, func(i, j int) bool { return waiting[order[i]].Origin < waiting[order[j]].Origin })
+	for place, i := range order {
+		waiting[i].Created = int64(place + 1)
+		before.State.Inflight.Set(waiting[i])
 	}
 }

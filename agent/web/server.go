@@ -58,7 +58,7 @@ func (s *Server) Run(ctx context.Context) error {
 	go func() { ended <- s.http.Serve(s.ln) }()
 	select {
 	case err := <-ended:
-		return fmt.Errorf("serve HTTP: %w", err)
+		return fmt.Errorf("serve HTTP: %w", errors.Join(err, s.http.Close()))
 	case <-ctx.Done():
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 500*time.Millisecond)

@@ -93,7 +93,7 @@ func checkTag(p *problems, t Tag, limits Grouping) {
 		return
 	}
 	if _, known := orders[t.Order]; !known {
-		p.addf("order is %q (allowed: ABCD, DCBA, BADC, CDAB)", t.Order)
+		p.addf("byte_order is %q (allowed: ABCD, DCBA, BADC, CDAB)", t.Order)
 	}
 	checkPlace(p, t, form, limits)
 	checkNumber(p, t, form)

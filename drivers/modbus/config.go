@@ -24,7 +24,7 @@ type Config struct {
 	Devices    []Device // at least one; their profiles are already resolved
 
 	Sink        drivers.Sink        // where readings go
-	Log         *slog.Logger        // nil: discarded
+	Log         *slog.Logger        // nil: discarded; the caller adds the source to its lines
 	ObservePoll func(time.Duration) // called from Run's goroutine after each poll with its duration; may be nil
 }
 

@@ -54,7 +54,7 @@ func TestNewRefuses(t *testing.T) {
 		{"no type", func(_ *Config, _ *Device, x *Tag) { x.Type = "" }, `type is "" (allowed: bool, bytes, float16,`},
 		{"bool in a register", func(_ *Config, _ *Device, x *Tag) { x.Type = "bool" }, "type bool can't be read from holding"},
 		{"number in a coil", func(_ *Config, _ *Device, x *Tag) { x.Read = "coil" }, "type uint16 can't be read from coil"},
-		{"unknown order", func(_ *Config, _ *Device, x *Tag) { x.Order = "ABDC" }, `order is "ABDC" (allowed: ABCD, DCBA, BADC, CDAB)`},
+		{"unknown order", func(_ *Config, _ *Device, x *Tag) { x.Order = "ABDC" }, `byte_order is "ABDC" (allowed: ABCD, DCBA, BADC, CDAB)`},
 		{"base 2", func(_ *Config, _ *Device, x *Tag) { x.Base = 2 }, "base is 2 (allowed: 0 to 1)"},
 		{"address 0 with base 1", func(_ *Config, _ *Device, x *Tag) { x.At, x.Base = 0, 1 }, "at is 0 (allowed: 1 to 65536)"},
 		{"address beyond the last", func(_ *Config, _ *Device, x *Tag) { x.At = 65536 }, "at is 65536 (allowed: 0 to 65535)"},

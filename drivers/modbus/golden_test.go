@@ -50,10 +50,11 @@ type fileDevice struct {
 }
 
 type fileTag struct {
-	Read, Type, Order, Unit, Class string
-	At, Length                     int
-	Scale, Offset                  float64
-	Deadband, Heartbeat, Every     string
+	Read, Type, Unit, Class    string
+	ByteOrder                  string `yaml:"byte_order"`
+	At, Length                 int
+	Scale, Offset              float64
+	Deadband, Heartbeat, Every string
 }
 
 // decodeYAML reads v, which is YAML or was read from it, into out.
@@ -121,7 +122,7 @@ func loadTags(t *testing.T, p fileProfile) (tags []Tag) {
 		decodeYAML(t, item.Value, &f)
 		width, percent := strings.CutSuffix(f.Deadband, "%")
 		x := Tag{
-			Name: item.Key.(string), Read: f.Read, At: f.At, Base: p.Base, Type: f.Type, Order: or(f.Order, p.ByteOrder),
+			Name: item.Key.(string), Read: f.Read, At: f.At, Base: p.Base, Type: f.Type, Order: or(f.ByteOrder, p.ByteOrder),
 			Scale: f.Scale, Offset: f.Offset, Length: f.Length, Unit: f.Unit,
 			Heartbeat: duration(t, f.Heartbeat), Every: duration(t, f.Every), Class: f.Class,
 		}

@@ -3,6 +3,7 @@ package modbus
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -179,6 +180,13 @@ func hostileAnswers() []hostile {
 			time.Sleep(hostileTimeout + 50*time.Millisecond)
 			c.Write(bad(req))
 		}},
+		{"half a frame, and its rest before the next answer", false, badTimeout, func(c net.Conn, req []byte) {
+			c.Write(bad(req)[:11])
+			next := make([]byte, requestLen)
+			if _, err := io.ReadFull(c, next); err == nil {
+				c.Write(append(bad(req)[11:], good(next)...))
+			}
+		}},
 		{"connection closed", false, badConnection, func(c net.Conn, _ []byte) { c.Close() }},
 		{"connection reset", false, badConnection, func(c net.Conn, _ []byte) { reset(c) }},
 		{"half a frame, then closed", false, badConnection, func(c net.Conn, req []byte) { c.Write(bad(req)[:11]); c.Close() }},
@@ -198,7 +206,10 @@ func TestHostileAnswersNeverBecomeValues(t *testing.T) {
 	t.Run("a frame before the first request", func(t *testing.T) {
 		t.Parallel()
 		var once sync.Once
-		checkHostile(t, hostile{reason: badInvalid, answer: says(good)}, func(c net.Conn) {
+		checkHostile(t, hostile{reason: badInvalid, answer: func(c net.Conn, req []byte) {
+			time.Sleep(5 * time.Millisecond) // so that the frame is read alone
+			c.Write(good(req))
+		}}, func(c net.Conn) {
 			once.Do(func() { c.Write([]byte{0, 1, 0, 0, 0, 7, 1, 3, 4, 0xde, 0xad, 0xbe, 0xef}) })
 		})
 	})

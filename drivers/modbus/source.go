@@ -70,7 +70,7 @@ func New(c Config) (*Source, error) {
 	s := &Source{
 		name: c.Name, retries: c.Retries, limits: c.Grouping, sink: c.Sink, observe: c.ObservePoll,
 		link: newLink(addr, c.Timeout, c.FrameGap, c.Breaker.Retry),
-		log:  newCalmLog(c.Log.With(slog.String("source", c.Name), slog.String("connection", c.Connection))),
+		log:  newCalmLog(c.Log),
 	}
 	s.addDevices(&p, c)
 	if len(p) > 0 {

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"bufio"
 	"hash/maphash"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -60,6 +61,9 @@ type conn struct {
 	pauseOnce sync.Once
 	pause     chan struct{} // closed: no message is taken any more
 
+	leaveOnce sync.Once
+	leaving   chan struct{} // closed: DISCONNECT went out, and nothing more goes out after it
+
 	failOnce sync.Once
 	closed   chan struct{} // closed with the socket
 	cause    error         // why; valid after closed
@@ -84,14 +88,15 @@ type arrival struct {
 
 func newConn(nc net.Conn, in *intake) *conn {
 	c := &conn{
-		Conn:   nc,
-		intake: in,
-		number: in.conns.Add(1),
-		in:     bufio.NewReaderSize(nc, readBuffer),
-		wake:   make(chan struct{}, 1),
-		pause:  make(chan struct{}),
-		closed: make(chan struct{}),
-		dirty:  make(chan struct{}, 1),
+		Conn:    nc,
+		intake:  in,
+		number:  in.conns.Add(1),
+		in:      bufio.NewReaderSize(nc, readBuffer),
+		wake:    make(chan struct{}, 1),
+		pause:   make(chan struct{}),
+		leaving: make(chan struct{}),
+		closed:  make(chan struct{}),
+		dirty:   make(chan struct{}, 1),
 	}
 	c.flusher.Add(1)
 	go c.flushAcks()
@@ -104,10 +109,11 @@ func (c *conn) Read(p []byte) (int, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
 	for len(c.out) == 0 {
-		if err := c.step(); err != nil {
+		if err := c.next(); err != nil {
 			c.fail(err)
 			return 0, c.cause // not err: paho takes "use of closed network connection" for its own doing and stays
 		}
+		c.active.Store(true)
 		if len(c.out) == 0 && c.pinging.Swap(false) {
 			c.out = []byte{typePingresp << 4, 0}
 		}
@@ -117,10 +123,19 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// next does a step, or waits for the broker to leave too.
+func (c *conn) next() error {
+	select {
+	case <-c.leaving:
+		return c.waitForEnd()
+	default:
+		return c.step()
+	}
+}
+
 // step does one piece of work: a header, waiting for room, or a part of
 // a payload.
 func (c *conn) step() error {
-	c.active.Store(true)
 	switch {
 	case c.current == nil:
 		return c.readPacket()
@@ -235,6 +250,7 @@ func (c *conn) admit() error {
 	case <-c.queue.room:
 	case <-c.wake:
 	case <-c.pause:
+	case <-c.leaving:
 	case <-c.closed:
 		return net.ErrClosed
 	}
@@ -245,6 +261,8 @@ func (c *conn) admit() error {
 func (c *conn) waitPaused() error {
 	select {
 	case <-c.wake:
+		return nil
+	case <-c.leaving:
 		return nil
 	case <-c.closed:
 		return net.ErrClosed
@@ -284,7 +302,7 @@ func (c *conn) readBody() error {
 func (c *conn) deliver(a *arrival) error {
 	hash := c.hash(a)
 	again := a.retain && a.topic.retainedAgain(hash, c.number)
-	it := item{topic: a.topic, name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), size: a.reserved}
+	it := item{name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), size: a.reserved}
 	var err error
 	switch {
 	case a.qos > 0 && again:
@@ -327,16 +345,42 @@ func (c *conn) fail(err error) {
 	})
 }
 
-// Close ends the connection.
+// Close ends the connection; after leave only the sending half of it, and Read
+// ends the other.
 func (c *conn) Close() error {
-	c.fail(net.ErrClosed)
+	select {
+	case <-c.leaving:
+	default:
+		c.fail(net.ErrClosed)
+	}
 	return nil
+}
+
+// leave is called when DISCONNECT has gone out. The socket is not closed at once:
+// with messages of the broker unread in it the kernel would send a reset, on which
+// a broker drops the acknowledgements that it has not read yet, and sends those
+// messages again to the next process.
+func (c *conn) leave() {
+	c.leaveOnce.Do(func() {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(disconnectWait))
+		if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+			_ = half.CloseWrite()
+		}
+		close(c.leaving)
+	})
+}
+
+// waitForEnd reads what still comes and throws it away: none of it is
+// acknowledged, so the broker keeps it.
+func (c *conn) waitForEnd() error {
+	_, _ = io.Copy(io.Discard, c.in)
+	return net.ErrClosed
 }
 
 // finish waits for the connection's goroutine and gives back what it holds. It
 // is called once, after paho has ended.
 func (c *conn) finish() {
-	_ = c.Close()
+	c.fail(net.ErrClosed)
 	c.flusher.Wait()
 	c.ledger.detach(c)
 	c.readMu.Lock() // a Read that still runs ends, since the socket is closed

@@ -10,14 +10,15 @@ import (
 
 // Control packet types, MQTT 3.1.1 §2.2.1.
 const (
-	typeConnack  = 2
-	typePublish  = 3
-	typePuback   = 4
-	typePubrec   = 5
-	typePubrel   = 6
-	typeSuback   = 9
-	typePingreq  = 12
-	typePingresp = 13
+	typeConnack    = 2
+	typePublish    = 3
+	typePuback     = 4
+	typePubrec     = 5
+	typePubrel     = 6
+	typeSuback     = 9
+	typePingreq    = 12
+	typePingresp   = 13
+	typeDisconnect = 14
 )
 
 // Reasons in Stats.Rejected.

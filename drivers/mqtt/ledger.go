@@ -13,7 +13,7 @@ const (
 	// maxSettled is how many acknowledged messages are remembered. It is far
 	// below maxUnacked, so that a broker that counts its ids up has not come
 	// back to an id whose former message is still remembered.
-	maxSettled = 16384
+	maxSettled = 49152
 )
 
 // errTooManyUnacked ends a connection whose broker has no in-flight limit at all.

@@ -173,8 +173,8 @@ func TestLedgerForgetsWhatTheBrokerKnows(t *testing.T) {
 	if len(l.byID) != 2 {
 		t.Errorf("forgotten without a proof: %v", l.byID)
 	}
-	for id := uint16(4); id < 4+2*maxSettled; id++ {
-		settle(id)
+	for i := range 2 * maxUnacked {
+		settle(uint16(i%maxUnacked + 1))
 	}
 	if len(l.byID) != maxSettled || l.settled.len() != maxSettled {
 		t.Errorf("remembers %d and %d messages, want %d", len(l.byID), l.settled.len(), maxSettled)

@@ -12,7 +12,6 @@ const itemOverhead = 256
 
 // item is one message on its way from the connection to the sink.
 type item struct {
-	topic    *topic
 	name     string // of the topic
 	class    string
 	payload  []byte

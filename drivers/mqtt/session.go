@@ -15,12 +15,12 @@ import (
 
 // Limits of one session.
 const (
-	maxPingWait     = 10 * time.Second       // for a PINGRESP
-	handOver        = 2 * time.Second        // for paho to take a SUBSCRIBE
-	subackWait      = 10 * time.Second       // for a SUBACK, or for something else to come in
-	disconnectWait  = 500 * time.Millisecond // for DISCONNECT to go out
-	subackRefused   = 0x80                   // return code, MQTT 3.1.1 §3.9.3
-	protocolVersion = 4                      // MQTT 3.1.1; unpinned, paho retries each failure with 3.1
+	maxPingWait     = 10 * time.Second // for a PINGRESP
+	handOver        = 2 * time.Second  // for paho to take a SUBSCRIBE
+	subackWait      = 10 * time.Second // for a SUBACK, or for something else to come in
+	disconnectWait  = time.Second      // for DISCONNECT to go out, and for the broker's end of the connection
+	maxGranted      = 2                // above it a return code means refused (0x80) or is reserved, MQTT 3.1.1 §3.9.3
+	protocolVersion = 4                // MQTT 3.1.1; unpinned, paho retries each failure with 3.1
 )
 
 // session is one connection with its client. A client is used once, since paho
@@ -124,7 +124,7 @@ func (ss *session) why(err error) error {
 // grant is the broker's answer to one subscription.
 type grant struct {
 	Subscription
-	code byte // the QoS granted, or subackRefused
+	code byte // the QoS granted, or above maxGranted
 }
 
 // subscribe sends one SUBSCRIBE for each filter (some brokers bound the number
@@ -215,7 +215,7 @@ func (s *Source) serve(ctx context.Context, ss *session) error {
 func (s *Source) report(server string, grants []grant) (refused []Subscription) {
 	for _, g := range grants {
 		switch {
-		case g.code >= subackRefused:
+		case g.code > maxGranted:
 			refused = append(refused, g.Subscription)
 		case g.code < g.QoS:
 			s.stats.log.Warn("broker grants less than asked for", "filter", g.Filter, "asked", g.QoS, "granted", g.code)

@@ -47,7 +47,7 @@ func explainTLS(err error) string {
 		name      x509.HostnameError
 		invalid   x509.CertificateInvalidError
 		record    tls.RecordHeaderError
-		alert     tls.AlertError
+		remote    *net.OpError
 	)
 	switch {
 	case errors.As(err, &authority):
@@ -58,8 +58,8 @@ func explainTLS(err error) string {
 		return "the broker's certificate is expired or not valid yet: check it and this gateway's clock"
 	case errors.As(err, &record):
 		return "the broker does not speak TLS on this port: check the port, or use tcp://"
-	case errors.As(err, &alert):
-		return fmt.Sprintf("the broker refuses our certificate (%s): check tls.cert and tls.key", alert)
+	case errors.As(err, &remote) && remote.Op == "remote error": // a TLS alert, which has no exported type
+		return fmt.Sprintf("the broker refuses our TLS (%s): check tls.cert and tls.key", remote.Err)
 	}
 	return ""
 }

@@ -23,8 +23,11 @@ func (c *conn) Write(p []byte) (int, error) {
 	if err := c.flush(); err != nil {
 		return 0, err
 	}
-	if ping {
+	switch {
+	case ping:
 		signal(c.wake)
+	case len(p) > 0 && p[0]>>4 == typeDisconnect:
+		c.leave()
 	}
 	return len(p), nil
 }

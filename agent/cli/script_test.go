@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// waitFor is "waitfor URL TEXT": until the answer holds the text.
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitfor URL TEXT")
+	}
+	var body []byte
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get(args[0])
+		if err != nil {
+			continue
+		}
+		body, _ = io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if bytes.Contains(body, []byte(args[1])) {
+			return
+		}
+	}
+	ts.Fatalf("%s never said %q; last: %s", args[0], args[1], body)
+}
+
+// send is "send SIGNAL": to the background process of the script.
+func send(ts *testscript.TestScript, neg bool, args []string) {
+	signals := map[string]os.Signal{"TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "INT": syscall.SIGINT}
+	if neg || len(args) != 1 || signals[args[0]] == nil || len(ts.BackgroundCmds()) != 1 {
+		ts.Fatalf("usage: send TERM|HUP|INT, with one process in the background")
+	}
+	ts.Check(ts.BackgroundCmds()[0].Process.Signal(signals[args[0]]))
+}
+
+// exitStatus is "status N COMMAND…": the command ends with this status, and its
+// standard error is one line (unless N is 0 or the command is check).
+func exitStatus(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status N COMMAND [ARG…]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+	if text := strings.TrimSpace(ts.ReadFile("stderr")); want != 0 && args[2] != "check" && strings.Count(text, "\n") > 0 {
+		ts.Fatalf("more than one line of error:\n%s", text)
+	}
+}
+
+// subst is "subst FILE": $FREE and $TAKEN in it become the addresses.
+func subst(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: subst FILE")
+	}
+	text := strings.NewReplacer("$FREE", ts.Getenv("FREE"), "$TAKEN", ts.Getenv("TAKEN")).Replace(ts.ReadFile(args[0]))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
