@@ -48,7 +48,7 @@ func benchEvents() []drivers.Event {
 	for i := range events {
 		events[i] = message("process", fmt.Sprintf("factory/hall-%d/machine-%02d/telemetry", i%3, i%20), fmt.Sprintf(
 			`{"ts":%d,"temperature":%.2f,"vibration":%.4f,"pressure":%.3f,"rpm":%d,"state":"running","job":"A-%06d","quality":"good"}`,
-			1767000000000+i*50, 20+rand.Float64()*60, rand.Float64(), 1+rand.Float64()*9, rand.IntN(3000), rand.IntN(1e6)))
+			int64(1767000000000)+int64(i)*50, 20+rand.Float64()*60, rand.Float64(), 1+rand.Float64()*9, rand.IntN(3000), rand.IntN(1e6)))
 	}
 	return events
 }

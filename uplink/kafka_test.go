@@ -140,7 +140,7 @@ func TestTooLargeRecordsAreSetAside(t *testing.T) {
 	events := messages("process", 0, 3000, 5)
 	large := []uint64{1, 700, 701, 3000}
 	for _, seq := range large {
-		events[seq-1].Payload = noise(12_000)
+		events[seq-1].Payload = noise(30_000)
 	}
 	log.put(events...)
 	k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log})

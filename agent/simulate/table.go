@@ -114,9 +114,10 @@ func (v view) table(width int, color bool) []string {
 // linkLine draws the way to Kafka.
 func (v view) linkLine(paint func(style, string) string) string {
 	if v.Cut {
-		return "agent ------" + paint(red, fmt.Sprintf(" X cut, heals in %.0f s X ", math.Ceil(v.Heals.Seconds()))) + "------ Kafka   " + v.Uplink.Error
+		cut := paint(red, fmt.Sprintf(" X cut, heals in %.0f s X ", math.Ceil(v.Heals.Seconds())))
+		return strings.TrimRight("agent ------"+cut+"------ Kafka   "+v.Uplink.Error, " ")
 	}
-	return "agent " + paint(green, "=============================>") + " Kafka   " + v.Uplink.Error
+	return strings.TrimRight("agent "+paint(green, "=============================>")+" Kafka   "+v.Uplink.Error, " ")
 }
 
 // bar draws n of full. Whatever is there shows as one mark at least.

@@ -252,6 +252,18 @@ func checkHostile(t *testing.T, h hostile, accepted func(net.Conn)) {
 	for len(sink.events) > 0 {
 		checkPair(t, -1, sink.next(t), "")
 	}
+	checkHealed(t, s, h.reason)
+}
+
+// checkHealed wants one poll with that result and all others to be right: a
+// silent device makes no reading of a second poll that failed.
+func checkHealed(t *testing.T, s *running, reason string) {
+	t.Helper()
+	for result, n := range s.Stats().Devices[0].Polls {
+		if n > 1 && result != resultOK && result != resultMissed || n > 0 && result == resultBreaker || result == reason && n != 1 {
+			t.Errorf("polls %v, want one %q and all others right", s.Stats().Devices[0].Polls, reason)
+		}
+	}
 }
 
 // checkPair wants both tags right, or bad for this reason.
@@ -288,7 +300,7 @@ func TestHostileAnswersToBitsNeverBecomeValues(t *testing.T) {
 				c.Write(dataOf(req, 0, 0))
 			}, nil)
 			sink := newMemory()
-			start(t, Config{
+			s := start(t, Config{
 				Name: "bus", Connection: p.url(), Timeout: hostileTimeout, Retries: None, Sink: sink,
 				Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{
 					{Name: "a", Read: "coil", At: 0}, {Name: "b", Read: "coil", At: 8},
@@ -300,6 +312,7 @@ func TestHostileAnswersToBitsNeverBecomeValues(t *testing.T) {
 			if r := sink.next(t); string(r.Values["a"]) != "false" || string(r.Values["b"]) != "false" || len(r.Bad) > 0 {
 				t.Fatalf("got %s, want both false", r.event.Payload)
 			}
+			checkHealed(t, s, badInvalid)
 		})
 	}
 }

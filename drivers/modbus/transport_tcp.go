@@ -128,7 +128,7 @@ func (l *link) dial(ctx context.Context) error {
 	l.conn, l.backoff, l.dialErr = conn, 0, nil
 	// Not from 1 on, as every program counts: what a gateway still has for
 	// somebody else must not fit by chance.
-	l.last, l.sent = 0, 0
+	l.last, l.sent = uint16(rand.Uint32()), 0
 	l.raw = nil
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		l.raw, _ = tcp.SyscallConn()

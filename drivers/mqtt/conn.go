@@ -80,8 +80,11 @@ type conn struct {
 type arrival struct {
 	publish
 	topic    *topic
+	name     []byte // the topic as it came; valid until the next header is read
+	reason   string // why it is refused; empty if it is not
+	admitted bool
 	skip     bool   // its payload is thrown away
-	reserved int64  // room taken in the queue, 0 before
+	reserved int64  // room taken in the queue
 	payload  []byte // full length; filled says how much of it is there
 	filled   int
 }
@@ -139,10 +142,10 @@ func (c *conn) step() error {
 	switch {
 	case c.current == nil:
 		return c.readPacket()
+	case !c.current.admitted:
+		return c.admit()
 	case c.current.skip:
 		return c.skipBody()
-	case c.current.reserved == 0:
-		return c.admit()
 	default:
 		return c.readBody()
 	}
@@ -194,62 +197,70 @@ func (c *conn) readMessage(h header) error {
 	if err != nil {
 		return err
 	}
-	a := &arrival{publish: p}
-	reason := reasonMalformed
+	a := &arrival{publish: p, name: name, reason: reasonMalformed}
 	if !p.malformed {
-		a.topic, reason = c.topics.resolve(name)
+		a.topic, a.reason = c.topics.resolve(name)
 	}
-	if reason == "" && int64(p.left) > c.maxPayload {
-		reason = reasonTooLarge
-	}
-	if reason != "" {
-		if err := c.refuse(a, reason, name); err != nil {
-			return err
-		}
+	if a.reason == "" && int64(p.left) > c.maxPayload {
+		a.reason = reasonTooLarge
 	}
 	c.current = a
 	return nil
 }
 
-// refuse counts a message, has it acknowledged so that it does not come again
-// for ever, and lets its payload be skipped. What is malformed has no id that
-// could be acknowledged.
-func (c *conn) refuse(a *arrival, reason string, name []byte) error {
-	a.skip = true
-	c.stats.reject(reason, name)
-	if a.qos == 0 || a.malformed {
-		return nil
-	}
-	return c.ledger.refuse(a.id, a.qos)
-}
-
-// admit waits until the queue has room for the message. Without room a QoS 0
-// message is dropped, as the protocol allows; for QoS 1 and 2 the socket is not
-// read any more. Disconnecting would be no better: the broker would send all
+// admit waits until the message may be taken or refused. Without room in the queue
+// a QoS 0 message is dropped, as the protocol allows; for QoS 1 and 2 the socket is
+// not read any more. Disconnecting would be no better: the broker would send all
 // that is not acknowledged again, each time. TCP holds the broker up instead,
 // and the pings keep the session.
 func (c *conn) admit() error {
 	a := c.current
-	size := int64(a.left) + int64(len(a.topic.name)) + itemOverhead
-	select {
-	case <-c.pause:
-		return c.waitPaused()
-	default:
-	}
-	if c.queue.reserve(size) {
-		a.reserved = size
+	size := int64(a.left) + int64(len(a.name)) + itemOverhead
+	switch {
+	case c.isPaused():
+		return c.hold(nil)
+	case a.acknowledged() && c.ledger.full():
+		return c.hold(c.ledger.room)
+	case a.reason != "":
+		c.refuse(a)
+	case c.queue.reserve(size):
+		a.admitted, a.reserved = true, size
 		a.payload = make([]byte, a.left)
-		return nil
+	case a.qos == 0:
+		a.reason = reasonQueueFull
+		c.refuse(a)
+	default:
+		return c.hold(c.queue.room)
 	}
-	if a.qos == 0 {
-		return c.refuse(a, reasonQueueFull, []byte(a.topic.name))
+	return nil
+}
+
+// acknowledged says whether the message has an acknowledgement. What is malformed
+// has no id that could be acknowledged.
+func (a *arrival) acknowledged() bool { return a.qos > 0 && !a.malformed }
+
+// refuse counts a message, has it acknowledged so that it does not come again
+// for ever, and lets its payload be skipped.
+func (c *conn) refuse(a *arrival) {
+	a.admitted, a.skip = true, true
+	c.stats.reject(a.reason, a.name)
+	if a.acknowledged() {
+		c.ledger.refuse(a.id, a.qos)
+	}
+}
+
+// hold waits for room, or for something else that Read has to see to.
+func (c *conn) hold(room <-chan struct{}) error {
+	pause := c.pause
+	if room == nil {
+		pause = nil // it is why we wait
 	}
 	c.held.Store(true)
 	defer c.held.Store(false)
 	select {
-	case <-c.queue.room:
+	case <-room:
 	case <-c.wake:
-	case <-c.pause:
+	case <-pause:
 	case <-c.leaving:
 	case <-c.closed:
 		return net.ErrClosed
@@ -257,15 +268,12 @@ func (c *conn) admit() error {
 	return nil
 }
 
-// waitPaused waits for a ping or the end.
-func (c *conn) waitPaused() error {
+func (c *conn) isPaused() bool {
 	select {
-	case <-c.wake:
-		return nil
-	case <-c.leaving:
-		return nil
-	case <-c.closed:
-		return net.ErrClosed
+	case <-c.pause:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -295,29 +303,28 @@ func (c *conn) readBody() error {
 		return nil
 	}
 	c.current = nil
-	return c.deliver(a)
+	c.deliver(a)
+	return nil
 }
 
 // deliver queues a complete message, unless it came before.
-func (c *conn) deliver(a *arrival) error {
+func (c *conn) deliver(a *arrival) {
 	hash := c.hash(a)
 	again := a.retain && a.topic.retainedAgain(hash, c.number)
 	it := item{name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), size: a.reserved}
-	var err error
 	switch {
 	case a.qos > 0 && again:
-		err = c.ledger.refuse(a.id, a.qos)
+		c.ledger.refuse(a.id, a.qos)
 	case a.qos > 0:
-		it.delivery, err = c.ledger.arrive(a.id, a.qos, a.dup, hash)
+		it.delivery = c.ledger.arrive(a.id, a.qos, a.dup, hash)
 		again = it.delivery == nil
 	}
-	if err != nil || again {
+	if again {
 		c.queue.release(a.reserved)
-		return err
+		return
 	}
 	a.topic.taken, a.topic.hash = true, hash
 	c.queue.push(it)
-	return nil
 }
 
 func (c *conn) hash(a *arrival) uint64 {

@@ -7,17 +7,18 @@ import (
 
 // Bounds of the ledger.
 const (
-	// maxUnacked is the number of packet ids, MQTT 3.1.1 §2.3.1: a broker can
-	// not have more messages under way.
+	// maxUnacked is the number of packet ids, MQTT 3.1.1 §2.3.1. A broker should
+	// never have more messages under way, but mosquitto 2.0 does when a session
+	// with a long backlog is resumed.
 	maxUnacked = 65535
-	// maxSettled is how many acknowledged messages are remembered. It is far
-	// below maxUnacked, so that a broker that counts its ids up has not come
-	// back to an id whose former message is still remembered.
+	// maxSettled is how many acknowledged messages are remembered, at most (about
+	// 4 MB). It has to be large because mosquitto 2.0 sends the whole backlog of
+	// a resumed session at once, whatever its in-flight limit, and all of that
+	// comes again when the connection breaks; and below maxUnacked, so that
+	// a broker that counts its ids up has not come back to an id whose former
+	// message is still remembered.
 	maxSettled = 49152
 )
-
-// errTooManyUnacked ends a connection whose broker has no in-flight limit at all.
-var errTooManyUnacked = errors.New("the broker sent more than 65535 messages without waiting for acknowledgements")
 
 // errNotStored ends a connection after the sink gave a message back.
 var errNotStored = errors.New("the buffer did not store a message: connecting again, so that the broker sends it again")
@@ -68,6 +69,9 @@ type ledger struct {
 	proven  uint64               // what was acknowledged before this PINGREQ is known to the broker
 	resent  bool                 // nothing from earlier connections comes again on conn any more
 	pending int                  // new messages that are neither committed nor given back
+	refused bool                 // the connection waits for room in order
+
+	room chan struct{} // gets a token when order was full and is not any more
 }
 
 // settlement is one acknowledgement; stamp as it was when it was given.
@@ -76,7 +80,9 @@ type settlement struct {
 	stamp uint64
 }
 
-func newLedger() *ledger { return &ledger{byID: make(map[uint16]*delivery)} }
+func newLedger() *ledger {
+	return &ledger{byID: make(map[uint16]*delivery), room: make(chan struct{}, 1)}
+}
 
 // attach starts a connection. Without a session at the broker no id from before
 // means anything any more.
@@ -111,12 +117,9 @@ func (l *ledger) unlist() {
 
 // arrive records a message. It returns its delivery, which the caller must bring
 // to done, or nil when it is one that the ledger has already.
-func (l *ledger) arrive(id uint16, qos byte, dup bool, hash uint64) (*delivery, error) {
+func (l *ledger) arrive(id uint16, qos byte, dup bool, hash uint64) *delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.order.len() >= maxUnacked {
-		return nil, errTooManyUnacked
-	}
 	l.resent = l.resent || !dup // what comes again comes before what is new, MQTT 3.1.1 §4.6
 	// An id that was not acknowledged is in use, whatever DUP says; a QoS 2 id
 	// is in use until its PUBREL (MQTT 3.1.1 §4.3.3).
@@ -125,25 +128,21 @@ func (l *ledger) arrive(id uint16, qos byte, dup bool, hash uint64) (*delivery, 
 		if !old.listed {
 			l.list(old)
 		}
-		return nil, nil
+		return nil
 	}
 	d := &delivery{id: id, qos: qos, hash: hash}
 	l.byID[id] = d
 	l.pending++
 	l.list(d)
-	return d, nil
+	return d
 }
 
 // refuse records a message that is acknowledged without being stored.
-func (l *ledger) refuse(id uint16, qos byte) error {
+func (l *ledger) refuse(id uint16, qos byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.order.len() >= maxUnacked {
-		return errTooManyUnacked
-	}
 	delete(l.byID, id) // the id is used for another message now
 	l.list(&delivery{id: id, qos: qos, committed: true})
-	return nil
 }
 
 func (l *ledger) list(d *delivery) {
@@ -185,6 +184,19 @@ func (l *ledger) flush() {
 			l.forget()
 		}
 	}
+	if l.refused && l.order.len() < maxUnacked {
+		l.refused = false
+		signal(l.room)
+	}
+}
+
+// full says whether so many messages wait for their acknowledgement that no more
+// may come in; then a token comes on room when it is worth asking again.
+func (l *ledger) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refused = l.order.len() >= maxUnacked
+	return l.refused
 }
 
 // forget drops settled messages that nobody needs to know any more.

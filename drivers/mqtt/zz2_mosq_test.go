@@ -49,7 +49,7 @@ func TestYYCuts(t *testing.T) {
 		}
 	}()
 	eventually(t, "drained", func() bool { return src.Stats().Taken["process"] >= n })
-	time.Sleep(2*time.Second)
+	time.Sleep(2 * time.Second)
 	seen := map[string]int{}
 	for _, e := range sink.taken() {
 		seen[string(e.Payload)]++
