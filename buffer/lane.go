@@ -58,17 +58,17 @@ type lane struct {
 	blocked   bool          // full, and waiting for cursors
 	fault     string        // why the last commit failed; empty: it didn't
 
-	next      uint64 // sequence number of the next event
-	reserved  uint64
-	segments  []*segment // oldest first
-	active    *segment   // the last of segments, or nil before the first commit
-	opened    []*segment // sealed segments open for reading, oldest use first
-	tail      []Batch    // the newest batches, contiguous up to next-1
-	tailBytes []int64
-	tailSum   int64
-	cursors   map[string]*cursor
-	waiting   []chan struct{} // readers, to be told of new batches
-	damaged   map[uint64]bool // first numbers of damaged runs that gap records stand for
+	next       uint64 // sequence number of the next event
+	reserved   uint64
+	segments   []*segment // oldest first
+	active     *segment   // the last of segments, or nil before the first commit
+	opened     []*segment // sealed segments open for reading, oldest use first
+	tail       []Batch    // the newest batches, contiguous up to next-1
+	tailBytes  []int64
+	tailSum    int64
+	cursors    map[string]*cursor
+	waiting    []chan struct{} // readers, to be told of new batches
+	gapsQueued int             // gap records on their way to the disk
 
 	committed uint64
 	written   int64
@@ -93,7 +93,7 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 		incarnation: b.state.incarnation, commitDelay: b.cfg.CommitDelay, segLimit: max(256<<10, min(b.cfg.Segment, c.KeepBytes/8)),
 		memory: max(256<<10, b.cfg.Memory/int64(2*len(b.cfg.Classes))), codec: cod, disk: b.disk, saveState: b.saveState, observe: b.cfg.ObserveCommit,
 		wake: make(chan struct{}, 1), acked: make(chan struct{}, 1), space: make(chan struct{}),
-		cursors: map[string]*cursor{}, dropped: map[string]uint64{}, damaged: map[uint64]bool{},
+		cursors: map[string]*cursor{}, dropped: map[string]uint64{},
 	}
 	saved := b.state.found.Classes[c.Name]
 	damaged := l.adopt(segs, saved, b.state.found.Clean)
@@ -242,6 +242,7 @@ func (l *lane) queueGap(g gap, done func(error)) {
 	l.pending = append(l.pending, item{event: e, done: done, gap: &g})
 	l.pendBytes += cost(&e)
 	l.dropped[g.Reason] += g.Count
+	l.gapsQueued++
 	l.mu.Unlock()
 	signal(l.wake)
 }

@@ -291,6 +291,7 @@ func (l *lane) refuse(items []item) []item {
 	e := g.event(l.class.Name)
 	l.mu.Lock()
 	l.pendBytes += cost(&e) - bytes
+	l.gapsQueued++
 	l.mu.Unlock()
 	return append(kept, item{event: e, done: done, gap: &g})
 }

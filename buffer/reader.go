@@ -139,31 +139,110 @@ func (p *place) read(ctx context.Context) (Batch, error) {
 	wait := 100 * time.Millisecond
 	for {
 		b, s, err := p.lane.look(p.next)
-		if err != nil || s == nil {
-			return b, err
+		if err != nil {
+			return Batch{}, err
 		}
-		h, events, err := s.read(p.next, p.lane.codec)
-		switch {
-		case err == nil:
-			p.lane.used(s)
-			return cut(Batch{Class: s.about.Class, Incarnation: s.about.Incarnation, First: h.first, Events: events}, p.next), nil
-		case errors.Is(err, errGone): // trimmed meanwhile
-		case errors.Is(err, errNoMore):
-			p.next = p.lane.after(p.next)
-		case errors.Is(err, errDamaged):
-			if err = p.skip(ctx, s, h, err); err != nil {
-				return Batch{}, err
-			}
-		default: // the machine is short of something: it may be back soon
-			p.lane.log.Warn("cannot read a segment; trying again", "file", s.path, "error", err)
+		if s != nil {
+			b, err = p.fetch(ctx, s)
+		}
+		if err == nil && len(b.Events) > 0 && b.First > p.next {
+			err = p.bridge(ctx, b.First-1, nil)
+		}
+		if err == nil && (s == nil || len(b.Events) > 0) {
+			return b, nil
+		}
+		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+			return Batch{}, errors.Join(ctx.Err(), err)
+		}
+		if err == nil { // moved on
+			continue
+		}
+		p.lane.log.Warn("cannot read a segment; trying again", "file", s.path, "error", err)
+		select {
+		case <-ctx.Done():
+			return Batch{}, ctx.Err()
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 5*time.Second)
+	}
+}
+
+// fetch reads from a segment. An empty batch means that p.next has moved, or
+// that the segment is gone; an error, that the machine is short of something or
+// a gap record could not be written.
+func (p *place) fetch(ctx context.Context, s *segment) (Batch, error) {
+	h, events, err := s.read(p.next, p.lane.codec)
+	switch {
+	case err == nil:
+		p.lane.used(s)
+		return cut(Batch{Class: s.about.Class, Incarnation: s.about.Incarnation, First: h.first, Events: events}, p.next), nil
+	case errors.Is(err, errGone): // trimmed meanwhile
+		return Batch{}, nil
+	case errors.Is(err, errNoMore):
+		return Batch{}, p.bridge(ctx, p.lane.after(p.next)-1, nil)
+	case errors.Is(err, errDamaged):
+		s.damaged.Store(true)
+		last := p.lane.after(p.next) - 1
+		if h.first > 0 && h.count > 0 {
+			last = h.last()
+		}
+		return Batch{}, p.bridge(ctx, last, err)
+	}
+	return Batch{}, err
+}
+
+// bridge moves past the numbers up to last, which are not there to be read. Those
+// that no gap record stands for yet get one first: they are damaged.
+func (p *place) bridge(ctx context.Context, last uint64, cause error) error {
+	l := p.lane
+	for {
+		gaps, queued := l.unexplained(p.next, last)
+		if len(gaps) == 0 {
+			p.next = last + 1
+			return nil
+		}
+		if queued { // one of those may be the explanation
 			select {
 			case <-ctx.Done():
-				return Batch{}, ctx.Err()
-			case <-time.After(wait):
+				return ctx.Err()
+			case <-time.After(5 * time.Millisecond):
 			}
-			wait = min(2*wait, 5*time.Second)
+			continue
+		}
+		for _, g := range gaps {
+			l.log.Error("stored events are damaged; a gap record stands for them", "first", g.First, "last", g.Last, "error", cause)
+			if err := l.account(ctx, g); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// unexplained lists the parts of first to last that no durable gap record stands
+// for, and says whether gap records are on their way.
+func (l *lane) unexplained(first, last uint64) (parts []gap, queued bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var known []gap
+	for _, s := range l.segments {
+		for _, g := range s.gaps {
+			if g.gap.Last >= first && g.gap.First <= last {
+				known = append(known, g.gap)
+			}
+		}
+	}
+	slices.SortFunc(known, func(a, b gap) int { return cmp.Compare(a.First, b.First) })
+	now := time.Now()
+	for _, g := range known {
+		if g.First > first {
+			parts = append(parts, newGap(first, g.First-1, reasonCorrupt, now, now))
+		}
+		first = max(first, g.Last+1)
+	}
+	if first <= last {
+		parts = append(parts, newGap(first, last, reasonCorrupt, now, now))
+	}
+	return parts, l.gapsQueued > 0
 }
 
 // look finds pos: a batch of the tail, or the segment to read it from, or
@@ -207,33 +286,6 @@ func (l *lane) after(pos uint64) uint64 {
 		end = min(end, l.tail[0].First)
 	}
 	return max(end, pos+1)
-}
-
-// skip accounts for a damaged block (or, where not even its place is known, for
-// the rest of the segment) and moves past it.
-func (p *place) skip(ctx context.Context, s *segment, h header, cause error) error {
-	s.damaged.Store(true)
-	l := p.lane
-	first, last := max(p.next, h.first), l.after(p.next)-1
-	if h.first > 0 && h.count > 0 {
-		last = h.last()
-	}
-	l.mu.Lock()
-	known := l.damaged[first]
-	l.damaged[first] = true
-	l.mu.Unlock()
-	if !known {
-		l.log.Error("stored events are damaged; a gap record stands for them", "file", s.path, "first", first, "last", last, "error", cause)
-		now := time.Now()
-		if err := l.account(ctx, newGap(first, last, reasonCorrupt, now, now)); err != nil {
-			l.mu.Lock()
-			delete(l.damaged, first)
-			l.mu.Unlock()
-			return err
-		}
-	}
-	p.next = last + 1
-	return nil
 }
 
 // used closes the sealed segment that was not read for the longest time when

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -19,6 +18,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"sluice/drivers"
 )
@@ -256,15 +256,16 @@ func (s *segment) begin() (*bbolt.Tx, error) {
 	return s.db.Begin(false)
 }
 
-// openError tells a damaged file from a machine that is short of something:
-// only the former may ever cost a segment.
+// openError tells a damaged file from a machine that is short of something or
+// forbids it: only the former may ever cost a segment.
 func openError(err error) error {
-	for _, damage := range []error{berrors.ErrInvalid, berrors.ErrVersionMismatch, berrors.ErrChecksum, fs.ErrNotExist, io.ErrUnexpectedEOF} {
-		if errors.Is(err, damage) {
-			return fmt.Errorf("%w: open: %w", errDamaged, err)
+	for _, machine := range []error{berrors.ErrTimeout, unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.EAGAIN, unix.EINTR,
+		unix.ENOSPC, unix.EROFS, unix.EACCES, unix.EPERM} {
+		if errors.Is(err, machine) {
+			return fmt.Errorf("open: %w", err)
 		}
 	}
-	return fmt.Errorf("open: %w", err)
+	return fmt.Errorf("%w: open: %w", errDamaged, err)
 }
 
 // recoverDamage turns a panic of bbolt on a bad page into an error.

@@ -311,13 +311,18 @@ func (l *lane) forget(seq uint64) {
 // acknowledge tells the sources, in order, and makes room in the queue.
 func (l *lane) acknowledge(items []item) {
 	var bytes int64
+	gaps := 0
 	for i := range items {
 		if items[i].done != nil {
 			items[i].done(nil)
 		}
+		if items[i].gap != nil {
+			gaps++
+		}
 		bytes += cost(&items[i].event)
 	}
 	l.mu.Lock()
+	l.gapsQueued -= gaps
 	l.pendBytes -= bytes
 	close(l.space)
 	l.space = make(chan struct{})

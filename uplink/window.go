@@ -115,8 +115,16 @@ func (w *window) recycle(c *chunk) {
 // without taking c in, when something else that is open has to go first.
 func (w *window) admit(ctx context.Context, class string, c *chunk) error {
 	n := len(c.records)
+	// Once the window was full it has to become a quarter empty, so that the pump
+	// does not run for each few records.
+	slack := 0
 	err := w.wait(ctx, func() bool {
-		return w.troubled || w.records == 0 || w.records+n <= w.limit && w.bytes+c.bytes <= w.maxBytes
+		if w.troubled || w.records == 0 ||
+			w.records+max(n, slack*w.limit/4) <= w.limit && w.bytes+max(c.bytes, slack*w.maxBytes/4) <= w.maxBytes {
+			return true
+		}
+		slack = 1
+		return false
 	})
 	if err != nil {
 		return err

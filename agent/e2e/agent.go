@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"regexp"
 	"syscall"
@@ -29,23 +28,6 @@ func newAgent(t testing.TB, dir string, configure func(dataDir, http string) str
 	a := &agent{binary: sluiceBinary(t), config: filepath.Join(dir, "sluice.yaml"), dir: dir, http: loopback(freePort(t))}
 	writeFile(t, a.config, configure(filepath.Join(dir, "data"), a.http))
 	return a
-}
-
-// sluiceBinary returns the absolute path of the binary under test.
-func sluiceBinary(t testing.TB) string {
-	t.Helper()
-	path := os.Getenv("SLUICE_BIN")
-	if path == "" {
-		path = filepath.Join("..", "..", "bin", "sluice")
-	}
-	path, err := filepath.Abs(path)
-	if err == nil {
-		_, err = os.Stat(path)
-	}
-	if err != nil {
-		t.Fatalf("no agent to test: %v: run make build, or set SLUICE_BIN", err)
-	}
-	return path
 }
 
 func (a *agent) start(t testing.TB) {

@@ -13,9 +13,9 @@
 // the config file, signals, exit status, HTTP and the records in Kafka. What
 // the agent says of itself is never taken as proof of a delivery.
 //
-// The parts: process.go (child processes that cannot outlive the test), kafka.go,
-// mosquitto.go and pymodbus.go (the peers), proxy.go (the link that can be cut),
-// agent.go (the agent under test), publisher.go (messages with counted PUBACKs),
-// ledger.go and consume.go (what must be in Kafka, and what is), config.go (the
-// agent's config files).
+// The parts: process.go (child processes that cannot outlive the test),
+// installed.go (where the programs are), kafka.go, mosquitto.go and pymodbus.go
+// (the peers), proxy.go (the link that can be cut), agent.go and config.go (the
+// agent under test), publisher.go (messages with counted PUBACKs), ledger.go and
+// consume.go (what must be in Kafka, and what is).
 package e2e

@@ -43,7 +43,7 @@ install_packages() {
     trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
   fi
   # shellcheck disable=SC2086 # one word per package
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing ||
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y -o Dpkg::Use-Pty=0 --no-install-recommends $missing ||
     fail "apt-get could not install: $missing"
   if [ "$own_policy" = yes ]; then as_root rm -f "$policy"; trap - EXIT; fi
   if [[ $missing == *mosquitto* ]] && [ -d /run/systemd/system ]; then

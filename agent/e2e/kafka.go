@@ -21,6 +21,7 @@ type kafka struct {
 	proc     *process
 	link     *proxy
 	internal string // address of the listener that the test uses
+	admin    *kadm.Client
 }
 
 func startKafka(t testing.TB, dir string) *kafka {
@@ -44,13 +45,14 @@ transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 `, internal, proxied, controller, k.link.addr, filepath.Join(dir, "kafka-data")))
 	classPath := installed(t, "kafka-4.1.0") + "/*"
-	if out, err := exec.Command("java", "-cp", classPath, "kafka.tools.StorageTool", "format",
+	if out, err := exec.Command(javaPath(t), "-cp", classPath, "kafka.tools.StorageTool", "format",
 		"-t", "c2x1aWNlLWUyZS1rYWZrYQ", "-c", conf).CombinedOutput(); err != nil {
 		t.Fatalf("format the storage of Kafka: %v\n%s", err, out)
 	}
-	k.proc = startProcess(t, command{name: "kafka", dir: dir, args: []string{"java", "-Xms256m", "-Xmx512m",
+	k.proc = startProcess(t, command{name: "kafka", dir: dir, args: []string{javaPath(t), "-Xms256m", "-Xmx512m",
 		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classPath, "kafka.Kafka", conf}})
 	waitFor(t, "kafka", k.answers, k.proc)
+	k.admin = kadm.NewClient(k.client(t))
 	return k
 }
 
@@ -89,7 +91,7 @@ func (k *kafka) createTopic(t testing.TB, topic string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	_, err := kadm.NewClient(k.client(t)).CreateTopic(ctx, 4, 1, nil, topic)
+	_, err := k.admin.CreateTopic(ctx, 4, 1, nil, topic)
 	if err != nil {
 		t.Fatalf("create topic %s: %v", topic, err)
 	}
@@ -100,7 +102,7 @@ func (k *kafka) count(t testing.TB, topic string) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	offsets, err := kadm.NewClient(k.client(t)).ListEndOffsets(ctx, topic)
+	offsets, err := k.admin.ListEndOffsets(ctx, topic)
 	if err == nil {
 		err = offsets.Error()
 	}

@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -43,15 +42,3 @@ func (m *mosquitto) config(dir string) string {
 }
 
 func (m *mosquitto) url() string { return "tcp://" + loopback(m.port) }
-
-// mosquittoPath finds the program also where /usr/sbin is not in a user's PATH.
-func mosquittoPath(t testing.TB) string {
-	t.Helper()
-	for _, name := range []string{"mosquitto", "/usr/sbin/mosquitto"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	t.Fatal("mosquitto is not installed: run agent/e2e/install.sh first")
-	return ""
-}

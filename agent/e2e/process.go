@@ -201,29 +201,6 @@ func commandLines(text string) ([]string, error) {
 	return found, nil
 }
 
-// cacheDir is where install.sh puts the jars and the venv.
-func cacheDir(t testing.TB) string {
-	t.Helper()
-	if dir := os.Getenv("SLUICE_E2E_CACHE"); dir != "" {
-		return dir
-	}
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatalf("find the cache of install.sh: %v", err)
-	}
-	return filepath.Join(dir, "sluice-e2e")
-}
-
-// installed returns the path of something that install.sh put into the cache.
-func installed(t testing.TB, path string) string {
-	t.Helper()
-	full := filepath.Join(cacheDir(t), path)
-	if _, err := os.Stat(full); err != nil {
-		t.Fatalf("%v: run agent/e2e/install.sh first", err)
-	}
-	return full
-}
-
 // writeFile writes a file of the test's scratch folder.
 func writeFile(t testing.TB, path, text string) {
 	t.Helper()

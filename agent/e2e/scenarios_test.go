@@ -30,6 +30,7 @@ func TestScenarios(t *testing.T) {
 		{"link-swallowed", func(t *testing.T, k *kafka) { linkCut(t, k, swallow) }},
 		{"answers-lost", func(t *testing.T, k *kafka) { linkCut(t, k, swallowAnswers) }},
 		{"kill-9", killedThreeTimes},
+		{"kill-9-while-sending", killedWhileSending},
 		{"modbus", modbusReadings},
 		{"wrong-input", func(t *testing.T, _ *kafka) { wrongInput(t) }},
 	} {
@@ -83,7 +84,7 @@ func (p *plant) settle(t *testing.T, sent int) report {
 		t.Errorf("%d messages are missing", r.missing)
 	}
 	for kind, n := range r.faults {
-		t.Errorf("%d faults of kind %s, the last or first: %s", n, kind, r.example[kind])
+		t.Errorf("%d faults of kind %s, for example %s", n, kind, r.example[kind])
 	}
 	if r.incarnations != 1 {
 		t.Errorf("%d incarnations of the buffer, want 1", r.incarnations)
@@ -200,20 +201,20 @@ func (p *plant) wantOutage(t *testing.T, mode linkMode, lostBefore int) {
 	}
 }
 
-// killedThreeTimes kills the agent with SIGKILL while it takes messages and the
-// link is down.
+// killedThreeTimes kills the agent with SIGKILL while the link is down: in the
+// middle of the stream, while the broker sends it what it missed, and again in
+// the stream.
 func killedThreeTimes(t *testing.T, k *kafka) {
 	p := newPlant(t, k)
 	p.agent.startReady(t)
-	pub := startPublisher(t, p.broker, total, 4000)
+	pub := startPublisher(t, p.broker, total, 8000)
 	pub.waitAcked(t, total/5)
 	k.link.set(t, refuse)
-	for _, n := range []int{total * 2 / 5, total * 3 / 5, total * 4 / 5} {
-		pub.waitAcked(t, n)
-		p.agent.proc.kill()
-		p.agent.checkLog(t)
-		p.agent.startReady(t)
-	}
+	pub.waitAcked(t, total*2/5+37)
+	p.killAndRestart(t, 300*time.Millisecond)
+	p.killAndRestart(t, 0)
+	pub.waitAcked(t, total*4/5+37)
+	p.killAndRestart(t, 0)
 	pub.waitAcked(t, total)
 	there := k.count(t, p.topic)
 	if there == 0 || there > total*2/5 {
@@ -221,4 +222,27 @@ func killedThreeTimes(t *testing.T, k *kafka) {
 	}
 	k.link.set(t, pass)
 	p.settle(t, total)
+}
+
+// killedWhileSending kills the agent three times while records are on their way
+// to Kafka, so that some arrive twice.
+func killedWhileSending(t *testing.T, k *kafka) {
+	p := newPlant(t, k)
+	p.agent.startReady(t)
+	pub := startPublisher(t, p.broker, total, 0)
+	for i := 1; i <= 3; i++ {
+		waitFor(t, "records in Kafka", func() bool { return k.count(t, p.topic) > total*i/5 }, p.agent.proc)
+		p.killAndRestart(t, 0)
+	}
+	pub.waitAcked(t, total)
+	p.settle(t, total)
+}
+
+// killAndRestart kills the agent and starts it again after a while.
+func (p *plant) killAndRestart(t *testing.T, away time.Duration) {
+	t.Helper()
+	p.agent.proc.kill()
+	p.agent.checkLog(t)
+	time.Sleep(away)
+	p.agent.startReady(t)
 }

@@ -3,7 +3,9 @@ package simulate
 import (
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -188,9 +190,15 @@ func TestMachinesGoOnWhenTheBrokerComesBack(t *testing.T) {
 	l := freeListener(t)
 	addr := l.Addr().String()
 	l.Close()
-	m, err := NewMachines(MachinesConfig{Broker: addr, Count: 1, Rate: 100, Run: "r"})
+	var log lockedBuffer
+	m, err := NewMachines(MachinesConfig{Broker: addr, Count: 1, Rate: 100, Run: "r", Log: slog.New(slog.NewTextHandler(&log, nil))})
 	must(t, err)
 	runIn(t, m.Run) // there is no broker yet
+	for until := time.Now().Add(patience); !strings.Contains(log.String(), "a machine lost the broker"); time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("nobody said that there is no broker")
+		}
+	}
 	l, err = net.Listen("tcp", addr)
 	must(t, err)
 	b, err := newBroker(l)

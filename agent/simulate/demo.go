@@ -23,7 +23,7 @@ type DemoConfig struct {
 	Before   time.Duration // how long all is well; 0: 6 s
 	Outage   time.Duration // how long the link is cut; 0: 8 s
 	After    time.Duration // how long all is well again; 0: 3 s
-	Limit    time.Duration // longest time for all of it, so that it always ends; 0: 55 s
+	Limit    time.Duration // longest time until the agent is told to stop; 0: 37 s and the outage
 
 	Out *os.File            // the table or its lines, and the result
 	Err io.Writer           // what went wrong
@@ -37,6 +37,7 @@ const (
 	settleLimit  = 15 * time.Second // until Kafka holds everything
 	freezeLimit  = 5 * time.Second  // until the meters' last answers are dealt with
 	compareLimit = 15 * time.Second // to read the topics
+	deleteLimit  = 5 * time.Second  // to delete them
 	logTail      = 20               // lines of the agent's log to show when it failed
 )
 
@@ -80,7 +81,7 @@ func NewDemo(cfg DemoConfig) (*Demo, error) {
 	orDefault(&cfg.Before, 6*time.Second)
 	orDefault(&cfg.Outage, 8*time.Second)
 	orDefault(&cfg.After, 3*time.Second)
-	orDefault(&cfg.Limit, 55*time.Second)
+	orDefault(&cfg.Limit, 37*time.Second+cfg.Outage)
 	if cfg.Env == nil {
 		cfg.Env = os.Getenv
 	}
@@ -109,12 +110,11 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	if d.scratch, err = os.MkdirTemp("", "sluice-demo-"); err != nil {
 		return fmt.Errorf("scratch folder: %w", err)
 	}
-	err = d.withRig(ctx)
-	interrupted := asked.Err() != nil
-	if interrupted {
+	interrupted := func() bool { return asked.Err() != nil }
+	if err = d.withRig(ctx, interrupted); interrupted() {
 		err = errors.New("interrupted")
 	}
-	d.cleanUp(err, interrupted)
+	d.cleanUp(err, interrupted())
 	if d.report != nil {
 		fmt.Fprintln(d.cfg.Out, d.report.Line())
 	}
@@ -122,8 +122,9 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 }
 
 // withRig runs the steps between the start and the end of what must outlive
-// them: the plant, the link and the view of Kafka.
-func (d *Demo) withRig(ctx context.Context) (err error) {
+// them: the plant, the link and the view of Kafka. The topics in a real Kafka
+// are kept only if there is something to find out from them.
+func (d *Demo) withRig(ctx context.Context, interrupted func() bool) (err error) {
 	if err := d.openRig(); err != nil {
 		return err
 	}
@@ -141,16 +142,17 @@ func (d *Demo) withRig(ctx context.Context) (err error) {
 		return err
 	}
 	defer d.topics.Close()
+	defer func() {
+		if d.cfg.Kafka != "" && (err == nil || interrupted()) {
+			late, done := context.WithTimeout(context.WithoutCancel(ctx), deleteLimit)
+			defer done()
+			err = errors.Join(err, d.topics.Delete(late))
+		}
+	}()
 	if err := d.withAgent(ctx); err != nil {
 		return err
 	}
-	if err := d.compare(ctx); err != nil {
-		return err
-	}
-	if d.cfg.Kafka == "" {
-		return nil
-	}
-	return d.topics.Delete(ctx)
+	return d.compare(ctx)
 }
 
 // openRig makes the plant and the link, which take their addresses.

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // shortDemo is a demonstration of a few seconds with a fake agent.
@@ -150,6 +154,46 @@ func TestDemoThatIsInterruptedLeavesNothing(t *testing.T) {
 	}
 	if left := scratchFolders(t); len(left) > 0 {
 		t.Errorf("scratch folders are left: %v", left)
+	}
+}
+
+func TestDemoOnAKafkaOfSomebodyElseLeavesNoTopics(t *testing.T) {
+	tests := []struct {
+		name      string
+		interrupt bool
+	}{{"that ends by itself", false}, {"that is interrupted", true}}
+	p, err := NewPlant(PlantConfig{Kafka: "127.0.0.1:0"})
+	must(t, err)
+	runIn(t, p.Run)
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka.Addr()))
+	must(t, err)
+	defer client.Close()
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv(fakeMode, "honest")
+			t.Setenv("TMPDIR", t.TempDir())
+			out, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+			must(t, err)
+			defer out.Close()
+			d, err := NewDemo(DemoConfig{
+				Sluice: os.Args[0], Kafka: p.Kafka.Addr(), Machines: 2, Rate: 50, Out: out, Err: io.Discard,
+				Before: 300 * time.Millisecond, Outage: 200 * time.Millisecond, After: 100 * time.Millisecond,
+			})
+			must(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if tt.interrupt {
+				time.AfterFunc(700*time.Millisecond, cancel)
+			}
+			if err := d.Run(ctx); (err != nil) != tt.interrupt {
+				t.Errorf("error: %v", err)
+			}
+			left, err := kadm.NewClient(client).ListTopics(t.Context())
+			must(t, err)
+			if len(left) > 0 {
+				t.Errorf("topics are left: %v", left.Names())
+			}
+		})
 	}
 }
 

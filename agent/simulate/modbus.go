@@ -37,6 +37,7 @@ type Meter struct {
 	name     string
 	listener net.Listener // holds the address until Run
 	ledger   *Ledger
+	serving  chan struct{} // closed when Run serves
 
 	mu      sync.Mutex
 	answers uint32 // counted so far
@@ -46,7 +47,7 @@ type Meter struct {
 
 // newMeter takes over the listener; it is closed by Run or by Close.
 func newMeter(name string, l net.Listener, ledger *Ledger) *Meter {
-	return &Meter{name: name, listener: l, ledger: ledger}
+	return &Meter{name: name, listener: l, ledger: ledger, serving: make(chan struct{})}
 }
 
 // Name is what the device is called in the agent's config.
@@ -82,7 +83,7 @@ func (m *Meter) Settled() bool {
 	return m.after >= 2
 }
 
-// Run serves until ctx ends.
+// Run serves until ctx ends. It is called once.
 func (m *Meter) Run(ctx context.Context) error {
 	server, err := modbus.NewServer(&modbus.ServerConfiguration{
 		URL: "tcp://" + m.Addr(), Timeout: 2 * time.Minute, MaxClients: 16,
@@ -97,6 +98,7 @@ func (m *Meter) Run(ctx context.Context) error {
 	if err := server.Start(); err != nil { // the library insists on listening itself
 		return fmt.Errorf("modbus device %s: %w", m.name, err)
 	}
+	close(m.serving)
 	<-ctx.Done()
 	if err := server.Stop(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("modbus device %s: %w", m.name, err)
@@ -104,18 +106,14 @@ func (m *Meter) Run(ctx context.Context) error {
 	return nil
 }
 
-// awaitServing waits until the device accepts connections.
+// awaitServing waits until Run serves. Before that the address is taken, but a
+// connection to it comes to nothing.
 func (m *Meter) awaitServing(ctx context.Context) error {
-	var dialer net.Dialer
-	for {
-		c, err := dialer.DialContext(ctx, "tcp", m.Addr())
-		if err == nil {
-			return c.Close()
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("modbus device %s: %w", m.name, context.Cause(ctx))
-		}
-		pause(ctx, 10*time.Millisecond)
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("modbus device %s: %w", m.name, context.Cause(ctx))
+	case <-m.serving:
+		return nil
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/simonvetter/modbus"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/agent/config"
 )
 
 func TestPlantTakesAllAddressesOrNone(t *testing.T) {
@@ -116,10 +118,10 @@ func TestTopicsCountReadAndDeleteTheirOwn(t *testing.T) {
 
 func TestPlantCommandUntilItIsEnded(t *testing.T) {
 	dir := t.TempDir()
-	config := filepath.Join(dir, "sluice.yaml")
+	file := filepath.Join(dir, "sluice.yaml")
 	var out lockedBuffer
 	run, err := plantCommand([]string{"--mqtt", "127.0.0.1:0", "--modbus", "127.0.0.1:0", "--kafka", "127.0.0.1:0",
-		"--machines", "3", "--rate", "50/s", "--write-config", config}, &out, io.Discard)
+		"--machines", "3", "--rate", "50/s", "--write-config", file}, &out, io.Discard)
 	must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -129,7 +131,7 @@ func TestPlantCommandUntilItIsEnded(t *testing.T) {
 			t.Fatalf("output: %s", out.String())
 		}
 	}
-	text, err := os.ReadFile(config)
+	text, err := os.ReadFile(file)
 	must(t, err)
 	var c fakeConfig
 	must(t, yaml.Unmarshal(text, &c))
@@ -169,6 +171,14 @@ func TestConfigLooksAsItDid(t *testing.T) {
 	golden(t, filepath.Join("testdata", "config.yaml"), all.yaml())
 	all.mqtt = ""
 	golden(t, filepath.Join("testdata", "config-modbus-only.yaml"), all.yaml())
+}
+
+func TestConfigIsOneThatTheAgentTakes(t *testing.T) {
+	for _, file := range []string{"config.yaml", "config-modbus-only.yaml"} {
+		if _, err := config.Load(filepath.Join("testdata", file), config.Options{}); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
 }
 
 // fixedAddr is a listener that has nothing but an address.

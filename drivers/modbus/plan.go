@@ -54,10 +54,21 @@ type request struct {
 	count int    // registers or bits
 	tags  []*tag // by address; all of them lie within the request
 
-	answered bool      // the last time, with data or an exception
-	read     bool      // the last time, with data
-	whole    time.Time // it isn't split before
+	last  fate
+	read  bool      // the last time, with data
+	whole time.Time // it isn't split before
 }
+
+// fate is what became of a request the last time, in the order in which the
+// requests of a poll are sent: a device must not seem dead because those come
+// first to which it keeps silent.
+type fate uint8
+
+const (
+	answered fate = iota // with data or an exception
+	untried              // given up before it was sent, or new
+	silent
+)
 
 // plan merges tags into requests: the fewest that keep the limits, where tags
 // don't overlap.
@@ -92,7 +103,7 @@ func (r *request) take(t *tag, limits Grouping) bool {
 
 // cover returns the request that reads exactly these tags of one table.
 func cover(tags []*tag) *request {
-	r := &request{table: tags[0].table, at: tags[0].at, tags: tags}
+	r := &request{table: tags[0].table, at: tags[0].at, tags: tags, last: untried}
 	for _, t := range tags {
 		r.count = max(r.count, t.at+t.count-r.at)
 	}

@@ -48,7 +48,7 @@ func (o *outcome) fail(err error) (reason string) {
 		o.result, o.err = reason, err
 	}
 	o.noLink = o.noLink || errors.Is(err, errDial)
-	if answered(err) {
+	if fromUnit(err) {
 		o.alive = true
 	} else {
 		o.silent++
@@ -98,9 +98,9 @@ func code(err error) byte {
 	return 0
 }
 
-// answered says that the unit itself sent this exception; 10 and 11 come from
+// fromUnit says that the unit itself sent this exception; 10 and 11 come from
 // the gateway in front of it.
-func answered(err error) bool {
+func fromUnit(err error) bool {
 	c := code(err)
 	return c != 0 && c != gatewayNoPath && c != gatewayNoResponse
 }
@@ -206,7 +206,7 @@ func (s *Source) othersAnswer(ctx context.Context, g *group) bool {
 		}
 		r := other.requests[0]
 		_, err := s.link.read(ctx, g.device.unit, r.table, r.at, r.count)
-		if err == nil || answered(err) {
+		if err == nil || fromUnit(err) {
 			return true
 		}
 		other.answered = false

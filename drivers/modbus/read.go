@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -19,13 +20,13 @@ const (
 	splitAfter = time.Minute
 )
 
-// readGroup sends the requests of a group, those first that were answered the
-// last time, and gives each tag its value or the reason why it has none.
+// readGroup sends the requests of a group, in the order of their fates,
+// and gives each tag its value or the reason why it has none.
 func (s *Source) readGroup(ctx context.Context, g *group) outcome {
 	o := outcome{result: resultOK, probing: g.device.breaker.open(), budget: splitBudget}
 	s.mergeAgain(g, time.Now())
 	pending := slices.Clone(g.requests)
-	slices.SortStableFunc(pending, answeredFirst)
+	slices.SortStableFunc(pending, func(a, b *request) int { return cmp.Compare(a.last, b.last) })
 	g.requests = g.requests[:0]
 	for i, r := range pending {
 		if ctx.Err() != nil {
@@ -33,7 +34,7 @@ func (s *Source) readGroup(ctx context.Context, g *group) outcome {
 			break
 		}
 		if o.hopeless() {
-			r.answered, r.read = false, false
+			r.last, r.read = untried, false
 			r.bad(o.result)
 			g.requests = append(g.requests, r)
 			continue
@@ -41,19 +42,6 @@ func (s *Source) readGroup(ctx context.Context, g *group) outcome {
 		g.requests = append(g.requests, s.readRequest(ctx, g, r, &o)...)
 	}
 	return o
-}
-
-// answeredFirst sorts the requests that were answered the last time before the
-// others.
-func answeredFirst(a, b *request) int {
-	switch {
-	case a.answered == b.answered:
-		return 0
-	case a.answered:
-		return -1
-	default:
-		return 1
-	}
 }
 
 // readRequest sends one request and returns what replaces it in the plan:
@@ -64,7 +52,10 @@ func (s *Source) readRequest(ctx context.Context, g *group, r *request, o *outco
 		return []*request{r}
 	}
 	r.read = err == nil
-	r.answered = r.read || answered(err)
+	r.last = answered
+	if err != nil && !fromUnit(err) {
+		r.last = silent
+	}
 	switch {
 	case r.read:
 		o.alive = true

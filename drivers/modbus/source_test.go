@@ -299,6 +299,72 @@ func TestSilentAddressesAreNoSilentDevice(t *testing.T) {
 	}
 }
 
+func TestDeviceIsFoundAliveBehindSilentAddresses(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
+		if binary.BigEndian.Uint16(req[8:]) >= 500 {
+			c.Write(dataOf(req, 0, 1))
+		}
+	}, nil)
+	sink := newMemory()
+	start(t, Config{
+		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 60 * time.Millisecond, Retries: None,
+		Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{
+			{Name: "mute 1", Read: "holding", At: 0, Type: "uint16"},
+			{Name: "mute 2", Read: "holding", At: 100, Type: "uint16"},
+			{Name: "well", Read: "holding", At: 500, Type: "uint16"},
+		}}},
+	})
+	for i, want := range []string{"|mute 1 mute 2 well", "well|mute 1 mute 2", "well|mute 1 mute 2"} {
+		if r := sink.next(t); keys(r.Values)+"|"+keys(r.Bad) != want {
+			t.Errorf("reading %d is %s, want %s", i, r.event.Payload, want)
+		}
+	}
+}
+
+func TestUnitThatItsGatewayCannotReachIsDown(t *testing.T) {
+	t.Parallel()
+	url := serve(t, &plant{holding: registersFrom(0, 1)})
+	sink := newMemory()
+	s := start(t, Config{Name: "bus", Connection: url, Sink: sink, Breaker: Breaker{OpenAfter: 2}, Devices: []Device{
+		{Name: "d", Unit: 7, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}},
+	}})
+	if r := sink.next(t); r.Bad["v"] != "exception-11" {
+		t.Errorf("got %s", r.event.Payload)
+	}
+	until(t, "the breaker opens", func() bool { return s.polls("d", resultBreaker) > 0 })
+	if s.Stats().Devices[0].Up || s.polls("d", "exception-11") != 2 || len(sink.events) > 0 {
+		t.Errorf("stats %+v, %d more readings", s.Stats().Devices[0], len(sink.events))
+	}
+}
+
+func TestHowMuchASilentUnitIsAsked(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name     string
+		o        outcome
+		hopeless bool
+		attempts int
+	}{
+		{"first request", outcome{}, false, 3},
+		{"second request, the first was lost", outcome{silent: 1}, false, 1},
+		{"two were lost", outcome{silent: 2}, true, 1},
+		{"some were lost, some were not", outcome{silent: 5, alive: true}, false, 3},
+		{"attempt while the breaker is open", outcome{probing: true}, false, 1},
+		{"attempt that was lost", outcome{probing: true, silent: 1}, true, 1},
+		{"attempt that was answered", outcome{probing: true, alive: true}, false, 3},
+		{"no connection", outcome{noLink: true, silent: 1}, true, 1},
+	}
+	for _, test := range tests {
+		if got := test.o.hopeless(); got != test.hopeless {
+			t.Errorf("%s: hopeless is %v", test.name, got)
+		}
+		if got := test.o.attempts(2); got != test.attempts {
+			t.Errorf("%s: %d attempts, want %d", test.name, got, test.attempts)
+		}
+	}
+}
+
 func TestLostAnswerIsRetried(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t, func(c net.Conn, n int, req []byte) {

@@ -62,7 +62,7 @@ type conn struct {
 	pause     chan struct{} // closed: no message is taken any more
 
 	leaveOnce sync.Once
-	leaving   chan struct{} // closed: DISCONNECT went out, and nothing more goes out after it
+	leaving   chan struct{} // closed, under writeMu: DISCONNECT went out, and nothing goes out after it
 
 	failOnce sync.Once
 	closed   chan struct{} // closed with the socket
@@ -368,6 +368,8 @@ func (c *conn) Close() error {
 // a broker drops the acknowledgements that it has not read yet, and sends those
 // messages again to the next process.
 func (c *conn) leave() {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
 	c.leaveOnce.Do(func() {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(disconnectWait))
 		if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {

@@ -164,6 +164,7 @@ type rawConn struct {
 	mute   bool // PINGREQ is not answered
 	suback func(filter string) byte
 	ended  bool
+	endErr error
 }
 
 // connection takes the next client without sending CONNACK.
@@ -202,8 +203,9 @@ func (c *rawConn) read() {
 		}
 		if err != nil {
 			c.mu.Lock()
-			c.ended = true
+			c.ended, c.endErr = true, err
 			c.mu.Unlock()
+			_ = c.Close()
 			return
 		}
 		c.handle(h, body)

@@ -74,7 +74,12 @@ func TestBrokerKeepsWhatIsNotCommitted(t *testing.T) {
 			sink := &testSink{hold: true}
 			cfg := baseConfig(sink, "tcp://"+addr)
 			cfg.Subscriptions[0].QoS = 2
-			src, stop := start(t, cfg)
+			src, err := New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			src.stopGrace = 50 * time.Millisecond
+			stop := run(t, src)
 			waitUp(t, src)
 			for i := range 10 {
 				send(t, server, "plant/a", fmt.Sprint(i), qos)

@@ -16,7 +16,7 @@ import (
 // Limits of one session.
 const (
 	maxPingWait     = 10 * time.Second // for a PINGRESP
-	handOver        = 2 * time.Second  // for paho to take a SUBSCRIBE
+	handOver        = time.Second      // for paho to take a SUBSCRIBE
 	subackWait      = 10 * time.Second // for a SUBACK, or for something else to come in
 	disconnectWait  = time.Second      // for DISCONNECT to go out, and for the broker's end of the connection
 	maxGranted      = 2                // above it a return code means refused (0x80) or is reserved, MQTT 3.1.1 §3.9.3

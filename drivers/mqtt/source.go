@@ -45,8 +45,10 @@ type Source struct {
 	cfg     Config
 	servers []*url.URL
 
-	subackWait time.Duration // the constant, but for tests
-	running    atomic.Bool
+	// The constants of the same name; tests are less patient.
+	subackWait, stopGrace time.Duration
+
+	running atomic.Bool
 }
 
 // New checks cfg and returns a source that does nothing until Run. Its error
@@ -56,7 +58,7 @@ func New(cfg Config) (*Source, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	s := &Source{cfg: cfg, subackWait: subackWait, intake: &intake{
+	s := &Source{cfg: cfg, subackWait: subackWait, stopGrace: stopGrace, intake: &intake{
 		maxPayload: cfg.MaxPayload,
 		topics:     newTopics(cfg.Subscriptions),
 		queue:      newQueue(cfg.QueueCount, cfg.QueueBytes),
@@ -98,7 +100,7 @@ func (s *Source) Run(ctx context.Context) error {
 	// grace outlives ctx by stopGrace, so that what was taken can be committed.
 	grace, endGrace := context.WithCancel(context.WithoutCancel(ctx))
 	defer endGrace()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, endGrace) })()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(s.stopGrace, endGrace) })()
 	reading, stopReading := context.WithCancel(ctx)
 	defer stopReading()
 

@@ -66,6 +66,11 @@ func (c *conn) flushAcks() {
 func (c *conn) flush() error {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
+	select {
+	case <-c.leaving:
+		return nil // too late for an acknowledgement; writing would end in a reset
+	default:
+	}
 	c.outMu.Lock()
 	out := c.pending
 	c.pending = c.spare[:0]
