@@ -14,12 +14,15 @@ func sound() Config {
 	}}
 }
 
-func TestNewRefuses(t *testing.T) {
-	tests := []struct {
-		name   string
-		change func(c *Config, d *Device, x *Tag)
-		want   string
-	}{
+// refusal is a change to a sound Config, and what New says to it.
+type refusal struct {
+	name   string
+	change func(c *Config, d *Device, x *Tag)
+	want   string
+}
+
+func refusedSources() []refusal {
+	return []refusal{
 		{"no name", func(c *Config, _ *Device, _ *Tag) { c.Name = "" }, "name is empty"},
 		{"no sink", func(c *Config, _ *Device, _ *Tag) { c.Sink = nil }, "sink is missing"},
 		{"no scheme", func(c *Config, _ *Device, _ *Tag) { c.Connection = "10.0.0.1:502" }, "connection needs a scheme (allowed: tcp://host:port)"},
@@ -46,6 +49,11 @@ func TestNewRefuses(t *testing.T) {
 		{"unit 256", func(_ *Config, d *Device, _ *Tag) { d.Unit = 256 }, `device "d": unit is 256 (allowed: 0 to 255)`},
 		{"every too short", func(_ *Config, d *Device, _ *Tag) { d.Every = time.Millisecond }, "every is 1ms (allowed: 10ms to 24h0m0s)"},
 		{"heartbeat too short", func(_ *Config, d *Device, _ *Tag) { d.Heartbeat = 1 }, "heartbeat is 1ns (allowed: 100ms to 24h0m0s)"},
+	}
+}
+
+func refusedTags() []refusal {
+	return []refusal{
 		{"no tags", func(_ *Config, d *Device, _ *Tag) { d.Tags = nil }, `device "d": tags is empty`},
 		{"a tag twice", func(_ *Config, d *Device, x *Tag) { d.Tags = append(d.Tags, *x) }, `device "d": tag "v": name "v" is there twice`},
 		{"a tag without a name", func(_ *Config, _ *Device, x *Tag) { x.Name = "" }, "name is empty"},
@@ -69,7 +77,10 @@ func TestNewRefuses(t *testing.T) {
 		{"negative deadband", func(_ *Config, _ *Device, x *Tag) { x.Deadband.Width = -1 }, "deadband is -1 (allowed: 0 or more)"},
 		{"every of a tag", func(_ *Config, _ *Device, x *Tag) { x.Every = 25 * time.Hour }, "every is 25h0m0s (allowed: 10ms to 24h0m0s)"},
 	}
-	for _, test := range tests {
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, test := range append(refusedSources(), refusedTags()...) {
 		t.Run(test.name, func(t *testing.T) {
 			c := sound()
 			test.change(&c, &c.Devices[0], &c.Devices[0].Tags[0])

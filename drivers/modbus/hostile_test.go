@@ -91,7 +91,14 @@ func drip(size int, pause time.Duration, answer func([]byte) []byte) func(net.Co
 }
 
 func hostileAnswers() []hostile {
-	bad := func(req []byte) []byte { return dataOf(req, 0xde, 0xad, 0xbe, 0xef) }
+	return slices.Concat(foreignAnswers(), misshapenAnswers(), surplusAnswers(), brokenAnswers())
+}
+
+// bad has the form of the right answer and wrong values.
+func bad(req []byte) []byte { return dataOf(req, 0xde, 0xad, 0xbe, 0xef) }
+
+// foreignAnswers are for another transaction, protocol, unit or function.
+func foreignAnswers() []hostile {
 	return []hostile{
 		{"transaction id of a later request", false, badInvalid, moved(1)},
 		{"transaction id far away", false, badInvalid, moved(0x4000)},
@@ -122,6 +129,12 @@ func hostileAnswers() []hostile {
 		{"another function", false, badInvalid, patched(7, 4)},
 		{"function 0", false, badInvalid, patched(7, 0)},
 		{"exception of another function", false, badInvalid, pdu(0x84, 2)},
+	}
+}
+
+// misshapenAnswers have the wrong length, or too much or too little in them; some are exceptions.
+func misshapenAnswers() []hostile {
+	return []hostile{
 		{"exception without a code", false, badInvalid, pdu(0x83)},
 		{"exception with code 0", false, badInvalid, pdu(0x83, 0)},
 		{"exception with data", false, badInvalid, pdu(0x83, 2, 0)},
@@ -149,6 +162,12 @@ func hostileAnswers() []hostile {
 		{"length 65535", false, badInvalid, withLength(65535)},
 		{"length too short by 2", false, badInvalid, withLength(5)},
 		{"length too long by 3", false, badTimeout, withLength(10)},
+	}
+}
+
+// surplusAnswers have something before or behind them, or are no Modbus TCP at all.
+func surplusAnswers() []hostile {
+	return []hostile{
 		{"the right answer and one byte more", false, badInvalid, says(func(req []byte) []byte { return append(good(req), 0) })},
 		{"the answer twice", false, badInvalid, says(func(req []byte) []byte { return append(good(req), bad(req)...) })},
 		{"the answer and the next one", false, badInvalid, says(func(req []byte) []byte {
@@ -170,6 +189,12 @@ func hostileAnswers() []hostile {
 		{"SSH", false, badInvalid, raw("SSH-2.0-OpenSSH_9.9\r\n")},
 		{"TLS alert", false, badInvalid, raw("\x15\x03\x01\x00\x02\x02\x28")},
 		{"RTU frame over TCP", false, badInvalid, raw("\x01\x03\x04\xde\xad\xbe\xef\x00\x00")},
+	}
+}
+
+// brokenAnswers come late, in part, or not at all.
+func brokenAnswers() []hostile {
+	return []hostile{
 		{"silence", false, badTimeout, func(net.Conn, []byte) {}},
 		{"3 bytes of a header", false, badTimeout, says(func(req []byte) []byte { return good(req)[:3] })},
 		{"a header only", false, badTimeout, says(func(req []byte) []byte { return good(req)[:7] })},

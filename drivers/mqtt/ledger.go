@@ -53,11 +53,12 @@ type delivery struct {
 //     again and not stored again. That is what settled is for;
 //   - it is unknown, or its content is another: it is new.
 //
-// A broker that uses an id again at once and whose second message is equal to
-// the first in topic and payload and got lost with the connection looks exactly
-// like the second case. To make that rare a message is forgotten as soon as
-// a PINGRESP proves that the broker has its acknowledgement, and always when
-// the broker says that it has no session for us.
+// A broker that uses an id again at once, for a message equal to the first in
+// topic and payload that got lost with the connection, looks exactly like the
+// second case. So a message is forgotten as soon as a PINGRESP proves that the
+// broker has its acknowledgement, and always when the broker says that it has no
+// session for us; and from a broker that was ever seen to use a remembered id
+// again, the second case is stored: a duplicate is better than a loss.
 type ledger struct {
 	mu      sync.Mutex
 	conn    acker                // nil between connections
@@ -68,6 +69,7 @@ type ledger struct {
 	pongs   uint64               // the PINGREQ that the last PINGRESP on conn answered
 	proven  uint64               // what was acknowledged before this PINGREQ is known to the broker
 	resent  bool                 // nothing from earlier connections comes again on conn any more
+	reuses  bool                 // this broker gives an id out again soon: an id says little of what was acknowledged
 	pending int                  // new messages that are neither committed nor given back
 	refused bool                 // the connection waits for room in order
 
@@ -124,7 +126,9 @@ func (l *ledger) arrive(id uint16, qos byte, dup bool, hash uint64) *delivery {
 	// An id that was not acknowledged is in use, whatever DUP says; a QoS 2 id
 	// is in use until its PUBREL (MQTT 3.1.1 §4.3.3).
 	old := l.byID[id]
-	if old != nil && old.qos == qos && old.hash == hash && (dup || !old.acked || qos == 2) {
+	settled := old != nil && old.acked && qos == 1
+	l.reuses = l.reuses || settled && !dup
+	if old != nil && old.qos == qos && old.hash == hash && (dup && !(settled && l.reuses) || !old.acked || qos == 2) {
 		if !old.listed {
 			l.list(old)
 		}
