@@ -104,7 +104,7 @@ func (a *Agent) makeSources() error {
 		} else {
 			s.kind = "modbus"
 			m := modbusConfig(c.Name, c.Modbus)
-			m.Sink, m.Log, m.ObservePoll = a.buffer, a.log, a.meters.poll(c.Name)
+			m.Sink, m.Log, m.ObservePoll = a.buffer, a.log.With("source", c.Name), a.meters.poll(c.Name)
 			s.driver, err = modbus.New(m)
 			for _, d := range m.Devices {
 				s.classes = append(s.classes, d.Class)
