@@ -33,9 +33,9 @@ type chunk struct {
 // which the client hands through. The client may look at it even after the
 // promise, so it never changes.
 type slot struct {
-	context.Context
-	chunk *chunk
-	index int
+	context.Context //nolint:containedctx // it is how a record carries a value through the client
+	chunk           *chunk
+	index           int
 }
 
 // newChunk returns an empty chunk for up to n records.

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -122,7 +123,8 @@ func produceErrors(version int16, body []byte) []*kerr.Error {
 	var codes []*kerr.Error
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
-			if e, ok := kerr.ErrorForCode(p.ErrorCode).(*kerr.Error); ok && !slices.Contains(codes, e) {
+			var e *kerr.Error
+			if errors.As(kerr.ErrorForCode(p.ErrorCode), &e) && !slices.Contains(codes, e) {
 				codes = append(codes, e)
 			}
 		}

@@ -29,8 +29,6 @@ const (
 // health is what the client's hooks tell about the link. It is safe for
 // concurrent use.
 type health struct {
-	sasl bool // there is a login
-
 	mu         sync.Mutex
 	lastGood   time.Time // of a round trip
 	badSince   time.Time // of the first error after the last round trip; zero: none

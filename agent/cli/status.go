@@ -95,7 +95,7 @@ func ask(ctx context.Context, addr string) ([]byte, *web.Status, error) {
 	}
 	var st web.Status
 	if err = json.Unmarshal(body, &st); err != nil || resp.StatusCode != http.StatusOK {
-		return nil, nil, fmt.Errorf("%s answers %s, and not as an agent would: %v", addr, resp.Status, err)
+		return nil, nil, fmt.Errorf("%s answers %s, not as an agent would (is it another program's port?)", addr, resp.Status)
 	}
 	return body, &st, nil
 }

@@ -25,10 +25,9 @@ type Report struct {
 	Headers    uint64 // records whose key or headers aren't what they must be
 	Gaps       uint64 // sequence numbers that are missing within a class
 
-	Bad     uint64 // readings with a tag that couldn't be read; they aren't an error by themselves
-	Notes   []string
-	noted   map[string]int
-	classes map[string]bool
+	Bad   uint64 // readings with a tag that couldn't be read; they aren't an error by themselves
+	Notes []string
+	noted map[string]int
 }
 
 // OK says whether everything arrived once, in order and unchanged.

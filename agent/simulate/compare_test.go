@@ -115,7 +115,7 @@ func TestCompareCountsEachKindOfFault(t *testing.T) {
 			r[4].Value = []byte(strings.ReplaceAll(string(r[4].Value), `"r1"`, `"r0"`))
 			return renumber(append(r[:4:4], append(r[5:], r[4])...))
 		}, Report{Delivered: 7, Lost: 1, Foreign: 1}},
-		{"a number that was never sent", func(l *Ledger, r []*kgo.Record) []*kgo.Record {
+		{"a number that was never sent", func(_ *Ledger, r []*kgo.Record) []*kgo.Record {
 			return append(r, testReading(9, `{"power":1,"answer":4}`))
 		}, Report{Foreign: 1, Altered: 1}},
 		{"a payload that isn't JSON", func(_ *Ledger, r []*kgo.Record) []*kgo.Record {

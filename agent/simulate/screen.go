@@ -68,7 +68,7 @@ func (s *screen) show(v view) {
 	}
 	b.WriteString("\x1b[J")
 	s.drawn = len(lines)
-	io.WriteString(s.w, b.String())
+	_, _ = io.WriteString(s.w, b.String()) // a terminal that is gone has nobody to tell
 }
 
 // close leaves the last table standing and gives the cursor back.

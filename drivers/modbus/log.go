@@ -42,5 +42,5 @@ func (l *calmLog) repeated(now time.Time, level slog.Level, message, device stri
 		attrs = append(attrs, slog.Int("repeats", last.held))
 	}
 	*last = logged{at: now}
-	l.LogAttrs(context.Background(), level, message, attrs...)
+	l.LogAttrs(context.Background(), level, message, attrs...) //nolint:sloglint // the callers' messages are constants
 }

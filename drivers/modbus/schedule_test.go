@@ -119,13 +119,14 @@ func TestBreaker(t *testing.T) {
 			t.Fatalf("failure %d: opened is %v", i, opened)
 		}
 	}
-	for _, wait := range []time.Duration{5, 10, 20, 30, 30} {
-		if b.allows(now.Add(wait*time.Second - 1)) {
-			t.Errorf("an attempt before %d s", wait)
+	for _, seconds := range []int{5, 10, 20, 30, 30} {
+		wait := time.Duration(seconds) * time.Second
+		if b.allows(now.Add(wait - 1)) {
+			t.Errorf("an attempt before %s", wait)
 		}
-		now = now.Add(wait * time.Second)
+		now = now.Add(wait)
 		if !b.allows(now) || !b.open() {
-			t.Errorf("no attempt after %d s", wait)
+			t.Errorf("no attempt after %s", wait)
 		}
 		if b.failed(now, badTimeout) {
 			t.Error("said again that it opened")

@@ -67,7 +67,7 @@ func (l *link) read(ctx context.Context, unit byte, area table, at, count int) (
 		return nil, err
 	}
 	conn := l.conn
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	l.packager.SlaveId = unit
 	data, err := area.ask(l.client, uint16(at), uint16(count))

@@ -22,7 +22,7 @@ func TestConnectsThatFailAreSpacedOut(t *testing.T) {
 		if err := read(); !errors.Is(err, errDial) || strings.Contains(err.Error(), "next attempt") {
 			t.Fatalf("connect: %v, want the reason why it failed", err)
 		}
-		if wait := l.dialAt.Sub(before); l.backoff != backoff || wait < backoff/2 || l.dialAt.Sub(time.Now()) > backoff {
+		if wait := l.dialAt.Sub(before); l.backoff != backoff || wait < backoff/2 || time.Until(l.dialAt) > backoff {
 			t.Errorf("the next connect is after %v, back-off %v, want from %v to %v", wait, l.backoff, backoff/2, backoff)
 		}
 		l.dialAt = time.Now().Add(time.Hour)
@@ -33,7 +33,7 @@ func TestConnectsThatFailAreSpacedOut(t *testing.T) {
 }
 
 func TestReadEndsWithItsContext(t *testing.T) {
-	p := newPeer(t, func(c net.Conn, _ int, _ []byte) {}, nil)
+	p := newPeer(t, func(net.Conn, int, []byte) {}, nil)
 	l := newLink(p.listener.Addr().String(), time.Hour, 0, time.Second)
 	defer l.close()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -292,7 +292,8 @@ func TestABrokerThatReusesIdsAtOnceLosesNothing(t *testing.T) {
 		}
 		return d
 	}
-	if take(false) == nil || take(false) == nil {
+	first, second := take(false), take(false)
+	if first == nil || second == nil {
 		t.Fatal("two messages with one id, each acknowledged before the next, are two messages")
 	}
 	l.detach(c)

@@ -27,7 +27,7 @@ import (
 // newMochi starts a real broker in this process. It returns its host:port.
 func newMochi(t *testing.T, ledger *auth.Ledger, listen func(id string) listeners.Listener) (*mochi.Server, string) {
 	t.Helper()
-	server := mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	server := mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.DiscardHandler)})
 	if ledger == nil {
 		ledger = &auth.Ledger{Auth: auth.AuthRules{{Allow: true}}}
 	}

@@ -113,7 +113,7 @@ func (ss *session) end() {
 func (ss *session) why(err error) error {
 	select {
 	case <-ss.conn.closed:
-		if ss.conn.cause != net.ErrClosed {
+		if !errors.Is(ss.conn.cause, net.ErrClosed) {
 			err = ss.conn.cause
 		}
 	default:
