@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -55,6 +56,8 @@ type Class struct {
 	KeepAge   time.Duration // older events expire with a gap record; 0: never
 	Retain    time.Duration // delivered events are kept this long for replay; 0: not at all
 	WhenFull  WhenFull      // empty: Block
+
+	former bool // no longer declared: only what it holds is delivered
 }
 
 // Config configures Open. Dir and one class are needed.
@@ -185,7 +188,31 @@ func validName(s string) bool {
 	return true
 }
 
+// adoptClasses adds the classes that have a folder here and are not declared any
+// more: what they hold was acknowledged and is still to be delivered.
+func (b *Buffer) adoptClasses() error {
+	entries, err := os.ReadDir(filepath.Join(b.cfg.Dir, "classes"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		declared := slices.ContainsFunc(b.cfg.Classes, func(c Class) bool { return c.Name == e.Name() })
+		if declared || !e.IsDir() || !validName(e.Name()) {
+			continue
+		}
+		c := Class{Name: e.Name(), former: true}
+		if err := c.check(); err != nil {
+			return err
+		}
+		b.cfg.Classes = append(b.cfg.Classes, c)
+	}
+	return nil
+}
+
 func (b *Buffer) openLanes() error {
+	if err := b.adoptClasses(); err != nil {
+		return err
+	}
 	found := make(map[string][]*segment, len(b.cfg.Classes))
 	for _, c := range b.cfg.Classes {
 		if _, twice := found[c.Name]; twice {
@@ -205,6 +232,9 @@ func (b *Buffer) openLanes() error {
 		l, err := newLane(b, c, found[c.Name])
 		if err != nil {
 			return fmt.Errorf("class %s: %w", c.Name, err)
+		}
+		if c.former && l.storedAfter(l.minAcked()) == 0 {
+			continue // nothing left to deliver; its numbers are kept in the state
 		}
 		b.lanes[c.Name] = l
 	}
@@ -247,7 +277,7 @@ func (b *Buffer) keepState(ctx context.Context) {
 // buffer does not have, ErrClosed after Run has ended, or ctx's error.
 func (b *Buffer) Append(ctx context.Context, e drivers.Event, done func(error)) error {
 	l := b.lanes[e.Class]
-	if l == nil {
+	if l == nil || l.class.former {
 		return fmt.Errorf("class %q: %w", e.Class, ErrClass)
 	}
 	return l.append(ctx, e, done)

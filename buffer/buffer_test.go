@@ -408,3 +408,31 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
+
+func TestAClassThatIsNoLongerDeclaredIsStillDelivered(t *testing.T) {
+	c := config(t, func(c *Config) {
+		c.Classes = append(c.Classes, Class{Name: "old"})
+		c.Uplinks["alarms"] = []string{"alarm"}
+	})
+	r := start(t, c)
+	r.put("old", 0, 50)
+	r.reader("central").Ack("old", 20)
+	r.stop()
+	c.Classes = []Class{{Name: "process"}}
+	r = start(t, c)
+	if err := r.Append(t.Context(), event("old", 50), nil); !errors.Is(err, ErrClass) {
+		t.Fatalf("a class that is not declared takes events: %v", err)
+	}
+	rd := r.reader("central")
+	wantEvents(t, collect(t, rd, 30), 21, 20)
+	rd.Ack("old", 50)
+	r.stop()
+	if r = start(t, c); len(r.lanes) != 1 {
+		t.Fatal("a class that is delivered and not declared is still there")
+	}
+	r.stop()
+	c.Classes = append(c.Classes, Class{Name: "old"}) // declared again: its numbers go on
+	r = start(t, c)
+	r.put("old", 50, 1)
+	wantEvents(t, collect(t, r.reader("central"), 1), 51, 50)
+}

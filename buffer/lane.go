@@ -83,6 +83,8 @@ type cursor struct {
 	live  bool   // the uplink is in the config and reads this class
 }
 
+func (c *cursor) isLive() bool { return c != nil && c.live }
+
 func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 	cod, err := newCodec()
 	if err != nil {
@@ -169,13 +171,23 @@ func (l *lane) restoreCursors(uplinks map[string][]string, saved map[string]uint
 		if len(name) == 0 || len(name) > 64 {
 			return fmt.Errorf("uplink name %q (1 to 64 bytes)", name)
 		}
-		if classes != nil && !contains(classes, l.class.Name) {
+		begun := l.cursors[name] != nil
+		if classes != nil && !contains(classes, l.class.Name) && !(l.class.former && begun) {
 			continue
 		}
 		if l.cursors[name] == nil {
 			l.cursors[name] = &cursor{acked: start}
 		}
 		l.cursors[name].live = true
+	}
+	for name, c := range l.cursors {
+		if n := l.storedAfter(c.acked); !c.live && n > 0 {
+			l.log.Warn("an uplink that is no longer configured for this class has not got everything; its place is remembered, and holds nothing back",
+				"uplink", name, "events", n)
+		}
+	}
+	if l.class.former {
+		l.log.Warn("this class is no longer configured; what it holds is still delivered", "events", l.storedAfter(l.minAcked()))
 	}
 	return nil
 }

@@ -27,8 +27,7 @@ type place struct {
 // Reader returns the reader of an uplink that Config.Uplinks names. It begins
 // at the uplink's cursors. An uplink has one reader at a time.
 func (b *Buffer) Reader(uplink string) (*Reader, error) {
-	classes, ok := b.cfg.Uplinks[uplink]
-	if !ok {
+	if _, ok := b.cfg.Uplinks[uplink]; !ok {
 		return nil, fmt.Errorf("uplink %q is not among Config.Uplinks", uplink)
 	}
 	b.mu.Lock()
@@ -38,8 +37,8 @@ func (b *Buffer) Reader(uplink string) (*Reader, error) {
 	}
 	b.readers[uplink] = true
 	r := &Reader{buf: b, uplink: uplink, wake: make(chan struct{}, 1)}
-	for name, l := range b.lanes {
-		if classes == nil || contains(classes, name) {
+	for _, l := range b.lanes {
+		if l.cursors[uplink].isLive() {
 			r.lanes = append(r.lanes, place{lane: l, next: l.join(uplink, r.wake)})
 		}
 	}
