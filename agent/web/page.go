@@ -17,7 +17,8 @@ const pageHead = `<!doctype html>
 <meta http-equiv="refresh" content="3"><title>%s · Sluice</title><style>
 body{font:16px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:60rem;padding:0 .8rem;color:#1b1f24;background:#fff}
 h1{font-size:1.3rem}h2{font-size:1.05rem;margin:1.4rem 0 .3rem}table{border-collapse:collapse;width:100%%}
-td,th{text-align:left;padding:.3rem .5rem;border-bottom:1px solid #d0d7de;vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+td,th{text-align:left;padding:.3rem .5rem;border-bottom:1px solid #d0d7de;vertical-align:top}td span,td small,.box{overflow-wrap:anywhere}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+@media(max-width:30rem){body{font-size:14px}td,th{padding:.25rem .3rem}}
 .up{color:#116329}.down{color:#a40e26;font-weight:600}.box{padding:.5rem .8rem;border-radius:.4rem;background:#dafbe1}.box.bad{background:#ffebe9}
 small{color:#57606a}@media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}td,th{border-color:#30363d}.up{color:#3fb950}.down{color:#ff7b72}.box{background:#12361f}.box.bad{background:#4c1519}small{color:#9198a1}}
 </style></head><body>
