@@ -19,7 +19,7 @@ import (
 // Data flows driver → buffer → uplink, and only agent sees all.
 var mayImport = map[string][]string{
 	"agent":                     {"agent/config", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink"},
-	"agent/cli":                 {"agent", "agent/config", "agent/web"},
+	"agent/cli":                 {"agent", "agent/config", "agent/web", "buffer", "drivers"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
 	"agent/config":              {},

@@ -439,11 +439,10 @@ func openSegments(dir string, log *slog.Logger) ([]*segment, error) {
 			continue
 		}
 		s := &segment{path: path}
-		if !strings.HasSuffix(e.Name(), segmentSuffix) {
-			continue
-		}
-		if _, err = fmt.Sscanf(e.Name(), "%020d-%04d"+segmentSuffix, &s.about.First, &s.gen); err != nil || s.about.First == 0 {
-			log.Warn("a file that is not a segment lies in the buffer; it is left alone", "file", path)
+		if !s.parseName() {
+			if strings.HasSuffix(path, segmentSuffix) {
+				log.Warn("a file that is not a segment lies in the buffer; it is left alone", "file", path)
+			}
 			continue
 		}
 		if err = loadOrSetAside(s, log); err != nil {
@@ -453,6 +452,13 @@ func openSegments(dir string, log *slog.Logger) ([]*segment, error) {
 	}
 	slices.SortFunc(segs, compareSegments)
 	return segs, nil
+}
+
+// parseName takes first and gen from the file's name; false: it is no segment.
+func (s *segment) parseName() bool {
+	name := filepath.Base(s.path)
+	_, err := fmt.Sscanf(name, "%020d-%04d"+segmentSuffix, &s.about.First, &s.gen)
+	return err == nil && s.about.First > 0 && strings.HasSuffix(name, segmentSuffix)
 }
 
 func compareSegments(a, b *segment) int {

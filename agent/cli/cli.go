@@ -20,6 +20,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // failed at run time
 	exitUsage  = 2 // wrong usage or invalid config
+	exitFound  = 3 // a check found something
 )
 
 // Process is what a command sees of the world.
@@ -48,6 +49,7 @@ func commands() []command {
 		{"print-config", "", "show the effective config with defaults, secrets masked", printConfig},
 		{"status", "[--watch] [--json] [--addr HOST:PORT]", "show the running agent: rates, backlog, link state, last errors", status},
 		{"top", "[--addr HOST:PORT]", "the same, refreshed until Ctrl-C", top},
+		{"buffer", "stat|verify|export [--data-dir DIR] [--class C] [--json]", "look into the buffer of an agent that does not run; verify exits 3 where damage is found", bufferCommand},
 		{"config", "schema", "print the JSON Schema of the config file", configCommand},
 		{"simulate", "[plant|demo] [flags]", "a plant on loopback to try things out: MQTT, Modbus, Kafka", simulate},
 		{"version", "[--json]", "show version, commit and Go version", version},
@@ -100,7 +102,7 @@ func execute(ctx context.Context, p Process, cmd command) error {
 	if cmd.name != "simulate" { // it has flags of its own
 		for _, a := range c.rest {
 			if a == "-h" || a == "--help" || a == "-help" {
-				fmt.Fprintf(p.Out, "sluice %s %s\n\n%s\n\nexit status: 0 done, 1 failed at run time, 2 wrong usage or invalid config\n\nflags:\n", cmd.name, cmd.args, cmd.does)
+				fmt.Fprintf(p.Out, "sluice %s %s\n\n%s\n\nexit status: 0 done, 1 failed at run time, 2 wrong usage or invalid config, 3 a check found something\n\nflags:\n", cmd.name, cmd.args, cmd.does)
 				c.flags.SetOutput(p.Out)
 			}
 		}
@@ -130,6 +132,8 @@ func finish(p Process, name string, err error) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return exitOK
+	case errors.Is(err, errFound):
+		return exitFound
 	case errors.As(err, &problems):
 		fmt.Fprintln(p.Err, problems.Error())
 		return exitUsage
@@ -147,7 +151,7 @@ func usage(w io.Writer) {
 	for _, cmd := range commands() {
 		fmt.Fprintf(w, "  %-13s %s\n", cmd.name, cmd.does)
 	}
-	fmt.Fprint(w, "\n-c FILE names the config (default /etc/sluice/sluice.yaml, or SLUICE_CONFIG).\n-h after a command shows its flags. Exit status: 0 done, 1 failed at run time,\n2 wrong usage or invalid config.\n")
+	fmt.Fprint(w, "\n-c FILE names the config (default /etc/sluice/sluice.yaml, or SLUICE_CONFIG).\n-h after a command shows its flags. Exit status: 0 done, 1 failed at run time,\n2 wrong usage or invalid config, 3 a check found something.\n")
 }
 
 // load reads the config that -c names.

@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"text/tabwriter"
+	"time"
+	"unicode/utf8"
+
+	"sluice/buffer"
+	"sluice/drivers"
+)
+
+// errFound ends a command that did its work and found something: exit status 3.
+var errFound = errors.New("something was found")
+
+// bufferCommand looks into a data directory that no agent runs on.
+func bufferCommand(ctx context.Context, c *call) error {
+	dir := c.flags.String("data-dir", "", "the data `directory` (default: agent.data_dir of the config)")
+	js := c.flags.Bool("json", false, "print JSON")
+	class := c.flags.String("class", "", "export only this class")
+	verbs := map[string]func(context.Context, *call, *buffer.Offline) error{
+		"stat":   func(_ context.Context, c *call, o *buffer.Offline) error { return bufferStat(c, o, *js) },
+		"verify": func(ctx context.Context, c *call, o *buffer.Offline) error { return bufferVerify(ctx, c, o, *js) },
+		"export": func(ctx context.Context, c *call, o *buffer.Offline) error { return bufferExport(ctx, c, o, *class) },
+	}
+	verb, known := "", false
+	if len(c.rest) > 0 && c.rest[0][0] != '-' {
+		verb, c.rest = c.rest[0], c.rest[1:]
+	}
+	if _, known = verbs[verb]; !known && verb != "" {
+		return usageError{fmt.Errorf("buffer: unknown %q (stat, verify, export)", verb)}
+	}
+	if err := c.parse(0); err != nil {
+		return err
+	}
+	if !known {
+		return usageError{errors.New("buffer: what? (stat, verify, export)")}
+	}
+	if *dir == "" {
+		cfg, err := c.load()
+		if err != nil {
+			return err
+		}
+		*dir = cfg.Agent.DataDir
+	}
+	o, err := buffer.OpenOffline(*dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(verbs[verb](ctx, c, o), o.Close())
+}
+
+func bufferStat(c *call, o *buffer.Offline, js bool) error {
+	classes, err := o.Stat()
+	if err != nil {
+		return err
+	}
+	if js {
+		enc := json.NewEncoder(c.Out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(classes)
+	}
+	w := tabwriter.NewWriter(c.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "CLASS\tSEGMENTS\tFIRST\tLAST\tEVENTS\tKIB\tFROM\tDAMAGED FILES\n")
+	for _, k := range classes {
+		var first, last, events uint64
+		var kib int64
+		var from time.Time
+		bad := 0
+		for _, s := range k.Segments {
+			if s.Fault != "" {
+				bad++
+				continue
+			}
+			if events == 0 && s.Events > 0 {
+				first, from = s.First, s.From
+			}
+			last, events, kib = max(last, s.Last), events+s.Events, kib+s.Bytes>>10
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%d\n", k.Name, len(k.Segments), first, last, events, kib, from.Format(time.RFC3339), bad)
+	}
+	fmt.Fprint(w, "\nCLASS\tUPLINK\tDELIVERED UP TO\n")
+	for _, k := range classes {
+		for _, uplink := range slices.Sorted(maps.Keys(k.Cursors)) {
+			fmt.Fprintf(w, "%s\t%s\t%d\n", k.Name, uplink, k.Cursors[uplink])
+		}
+	}
+	return w.Flush()
+}
+
+func bufferVerify(ctx context.Context, c *call, o *buffer.Offline, js bool) error {
+	last := time.Now()
+	findings, err := o.Verify(ctx, func(done, all int) {
+		if time.Since(last) > time.Second {
+			last = time.Now()
+			fmt.Fprintf(c.Err, "%d of %d files\n", done, all)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if js {
+		if err = json.NewEncoder(c.Out).Encode(append([]buffer.Finding{}, findings...)); err != nil {
+			return err
+		}
+	}
+	for _, f := range findings {
+		if !js {
+			fmt.Fprintf(c.Out, "%s: %s\n", f.File, f.What)
+		}
+	}
+	if len(findings) > 0 {
+		return errFound
+	}
+	if !js {
+		fmt.Fprintln(c.Out, "ok")
+	}
+	return nil
+}
+
+// exported is one event as a JSON line. A payload that is not text is in base64.
+type exported struct {
+	Class       string    `json:"class"`
+	Incarnation string    `json:"incarnation"`
+	Seq         uint64    `json:"seq"`
+	Time        time.Time `json:"time"`
+	Source      string    `json:"source"`
+	Device      string    `json:"device,omitempty"`
+	Subject     string    `json:"subject"`
+	Type        string    `json:"type"`
+	ContentType string    `json:"content_type"`
+	Payload     *string   `json:"payload,omitempty"`
+	Base64      []byte    `json:"payload_base64,omitempty"`
+}
+
+func bufferExport(ctx context.Context, c *call, o *buffer.Offline, class string) error {
+	classes, err := o.Stat()
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(c.Out, 64<<10)
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	bad, known := false, class == ""
+	for _, k := range classes {
+		if class != "" && class != k.Name {
+			continue
+		}
+		known = true
+		err := o.Export(ctx, k.Name, func(incarnation string, seq uint64, e drivers.Event) error {
+			return enc.Encode(exportLine(incarnation, seq, e))
+		}, func(f buffer.Finding) {
+			bad = true
+			fmt.Fprintf(c.Err, "%s: left out: %s\n", f.File, f.What)
+		})
+		if err != nil {
+			return errors.Join(err, out.Flush())
+		}
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	switch {
+	case !known:
+		return usageError{fmt.Errorf("buffer export: there is no class %q here", class)}
+	case bad:
+		return errFound
+	}
+	return nil
+}
+
+func exportLine(incarnation string, seq uint64, e drivers.Event) exported {
+	x := exported{Class: e.Class, Incarnation: incarnation, Seq: seq, Time: e.Time, Source: e.Source, Device: e.Device,
+		Subject: e.Subject, Type: e.Type, ContentType: e.ContentType}
+	if utf8.Valid(e.Payload) {
+		text := string(e.Payload)
+		x.Payload = &text
+	} else {
+		x.Base64 = e.Payload
+	}
+	return x
+}

@@ -1,0 +1,298 @@
+package buffer
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"sluice/drivers"
+)
+
+// Offline is a data directory that no agent runs on, open for looking at.
+// Nothing in it is changed. Its methods are for one goroutine.
+type Offline struct {
+	dir   string
+	lock  *os.File
+	codec *codec
+	state savedState
+}
+
+// OpenOffline opens dir. It returns ErrInUse, naming the process, when an agent
+// has it, and an error that is fs.ErrNotExist when there is no buffer.
+func OpenOffline(dir string) (*Offline, error) {
+	path := filepath.Join(dir, lockName)
+	lock, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("no buffer in %s: %w", dir, err)
+	}
+	if err = unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(path)
+		return nil, errors.Join(fmt.Errorf("%s is %w by an agent (%s): stop it first, or ask it with \"sluice status\"", dir, ErrInUse, strings.TrimSpace(string(holder))), lock.Close())
+	}
+	o := &Offline{dir: dir, lock: lock}
+	if o.codec, err = newCodec(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, stateName)); err == nil && json.Unmarshal(b, &o.state) != nil {
+		o.state = savedState{} // Verify says so
+	}
+	return o, nil
+}
+
+// Close gives the directory back.
+func (o *Offline) Close() error { return o.lock.Close() }
+
+// SegmentReport is what is known of one segment file.
+type SegmentReport struct {
+	File        string            `json:"file"` // below the data directory
+	Incarnation string            `json:"incarnation"`
+	First       uint64            `json:"first"`
+	Last        uint64            `json:"last"` // 0: empty
+	Events      uint64            `json:"events"`
+	Bytes       int64             `json:"bytes"`
+	From        time.Time         `json:"from"`
+	To          time.Time         `json:"to"`
+	Cursors     map[string]uint64 `json:"cursors"` // as of its last commit
+	Fault       string            `json:"fault,omitempty"`
+}
+
+// ClassReport is one class.
+type ClassReport struct {
+	Name     string            `json:"name"`
+	Cursors  map[string]uint64 `json:"cursors"` // by uplink: delivered up to here
+	Segments []SegmentReport   `json:"segments"`
+}
+
+// Stat describes every class, by name. It reads what the files say of
+// themselves; Verify reads all of them.
+func (o *Offline) Stat() ([]ClassReport, error) {
+	names, err := o.classes()
+	if err != nil {
+		return nil, err
+	}
+	var out []ClassReport
+	for _, name := range names {
+		segs, err := o.segments(name)
+		if err != nil {
+			return nil, err
+		}
+		c := ClassReport{Name: name, Cursors: map[string]uint64{}, Segments: []SegmentReport{}}
+		for uplink, seq := range o.state.Classes[name].Cursors {
+			c.Cursors[uplink] = seq
+		}
+		for _, s := range segs {
+			r := o.report(s)
+			for uplink, seq := range r.Cursors {
+				c.Cursors[uplink] = max(c.Cursors[uplink], seq)
+			}
+			c.Segments = append(c.Segments, r)
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// classes lists the folders of classes.
+func (o *Offline) classes() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(o.dir, "classes"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && validName(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// segments lists the files of a class, oldest first, closed and unread.
+func (o *Offline) segments(class string) ([]*segment, error) {
+	entries, err := os.ReadDir(filepath.Join(o.dir, "classes", class))
+	if err != nil {
+		return nil, err
+	}
+	var segs []*segment
+	for _, e := range entries {
+		s := &segment{path: filepath.Join(o.dir, "classes", class, e.Name())}
+		if s.parseName() {
+			segs = append(segs, s)
+		}
+	}
+	slices.SortFunc(segs, compareSegments)
+	return segs, nil
+}
+
+func (o *Offline) report(s *segment) SegmentReport {
+	file, _ := filepath.Rel(o.dir, s.path)
+	r := SegmentReport{File: file, First: s.about.First}
+	err := s.load()
+	if err == nil {
+		r.Cursors, err = s.cursors()
+	}
+	if err = errors.Join(err, s.close()); err != nil {
+		r.Fault = err.Error()
+		return r
+	}
+	r.Incarnation, r.Last, r.Events, r.Bytes = s.about.Incarnation, s.tally.last, s.tally.events, s.bytes
+	if s.tally.events > 0 {
+		r.From, r.To = s.tally.from, s.tally.to
+	}
+	return r
+}
+
+// Finding is one thing that is damaged.
+type Finding struct {
+	File  string `json:"file"`
+	First uint64 `json:"first"` // the first event concerned; 0: all of the file, or none
+	What  string `json:"what"`
+}
+
+// Verify reads everything and returns what is damaged. progress, which may be
+// nil, is called after each file with the number of files done and of all.
+func (o *Offline) Verify(ctx context.Context, progress func(done, all int)) ([]Finding, error) {
+	findings := o.verifyState()
+	names, err := o.classes()
+	if err != nil {
+		return nil, err
+	}
+	var segs []*segment
+	for _, name := range names {
+		list, err := o.segments(name)
+		if err != nil {
+			return nil, err
+		}
+		segs = append(segs, list...)
+	}
+	for i, s := range segs {
+		if ctx.Err() != nil {
+			return findings, ctx.Err()
+		}
+		findings = append(findings, o.verifySegment(s)...)
+		if progress != nil {
+			progress(i+1, len(segs))
+		}
+	}
+	return findings, nil
+}
+
+func (o *Offline) verifyState() []Finding {
+	b, err := os.ReadFile(filepath.Join(o.dir, stateName))
+	var st savedState
+	if err == nil {
+		err = json.Unmarshal(b, &st)
+	}
+	if err == nil && (st.Format != 1 || len(st.Incarnation) != 8) {
+		err = fmt.Errorf("format %d, incarnation %q", st.Format, st.Incarnation)
+	}
+	if err != nil {
+		return []Finding{{File: stateName, What: err.Error() + " (the agent starts without it: the segments hold cursors and incarnation, too)"}}
+	}
+	return nil
+}
+
+func (o *Offline) verifySegment(s *segment) (findings []Finding) {
+	file, _ := filepath.Rel(o.dir, s.path)
+	found := func(first uint64, what string) {
+		findings = append(findings, Finding{File: file, First: first, What: what})
+	}
+	defer func() { _ = s.close() }() // it was only read
+	if err := s.load(); err != nil {
+		found(0, err.Error())
+		return findings
+	}
+	var events uint64
+	err := s.each(func(first uint64, block []byte) error {
+		h, _, err := o.codec.decode(block, s.about.Class)
+		switch {
+		case err != nil:
+			found(first, err.Error())
+		case h.first != first:
+			found(first, fmt.Sprintf("the block says that it begins with %d", h.first))
+		}
+		events += uint64(h.count)
+		return nil
+	})
+	switch {
+	case err != nil:
+		found(0, err.Error())
+	case len(findings) == 0 && events != s.tally.events:
+		found(0, fmt.Sprintf("%d events, %d were committed", events, s.tally.events))
+	}
+	return findings
+}
+
+// each visits the blocks of a segment in order; block is valid until visit
+// returns.
+func (s *segment) each(visit func(first uint64, block []byte) error) error {
+	return s.view(func(tx *bbolt.Tx) error {
+		batches := tx.Bucket(bucketBatches)
+		if batches == nil {
+			return fmt.Errorf("%w: no batches", errDamaged)
+		}
+		return batches.ForEachBucket(func(k []byte) error {
+			if len(k) != 8 {
+				return fmt.Errorf("%w: a batch's key has %d bytes", errDamaged, len(k))
+			}
+			return visit(binary.BigEndian.Uint64(k), batches.Bucket(k).Get(keyBlock))
+		})
+	})
+}
+
+// Export visits the events of a class that can be read, in order, each once.
+// What cannot be read is passed to damaged, and left out.
+func (o *Offline) Export(ctx context.Context, class string, visit func(incarnation string, seq uint64, e drivers.Event) error, damaged func(Finding)) error {
+	segs, err := o.segments(class)
+	if err != nil {
+		return fmt.Errorf("class %q: %w", class, err)
+	}
+	var next uint64
+	for i, s := range segs {
+		end := ^uint64(0) // a file that took over after a failure replaces what follows its first number
+		if i+1 < len(segs) {
+			end = segs[i+1].about.First
+		}
+		file, _ := filepath.Rel(o.dir, s.path)
+		err := s.load()
+		if err == nil {
+			err = s.each(func(first uint64, block []byte) error {
+				_, events, err := o.codec.decode(block, class)
+				if err != nil {
+					damaged(Finding{File: file, First: first, What: err.Error()})
+					return nil
+				}
+				for j, e := range events {
+					seq := first + uint64(j)
+					if seq < next || seq >= end {
+						continue
+					}
+					if err := errors.Join(ctx.Err(), visit(s.about.Incarnation, seq, e)); err != nil {
+						return err
+					}
+					next = seq + 1
+				}
+				return nil
+			})
+		}
+		err = errors.Join(err, s.close())
+		if err != nil && !errors.Is(err, errDamaged) {
+			return err
+		}
+		if err != nil {
+			damaged(Finding{File: file, What: err.Error()})
+		}
+	}
+	return nil
+}
