@@ -29,18 +29,15 @@ func bufferCommand(ctx context.Context, c *call) error {
 		"verify": func(ctx context.Context, c *call, o *buffer.Offline) error { return bufferVerify(ctx, c, o, *js) },
 		"export": func(ctx context.Context, c *call, o *buffer.Offline) error { return bufferExport(ctx, c, o, *class) },
 	}
-	verb, known := "", false
+	verb := ""
 	if len(c.rest) > 0 && c.rest[0][0] != '-' {
 		verb, c.rest = c.rest[0], c.rest[1:]
-	}
-	if _, known = verbs[verb]; !known && verb != "" {
-		return usageError{fmt.Errorf("buffer: unknown %q (stat, verify, export)", verb)}
 	}
 	if err := c.parse(0); err != nil {
 		return err
 	}
-	if !known {
-		return usageError{errors.New("buffer: what? (stat, verify, export)")}
+	if verbs[verb] == nil {
+		return usageError{fmt.Errorf("buffer: unknown %q (stat, verify, export)", verb)}
 	}
 	if *dir == "" {
 		cfg, err := c.load()
