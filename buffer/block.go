@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -14,15 +15,20 @@ import (
 
 // A stored block, all integers big-endian:
 //
-//	 0  4  magic "SLB1"             24  8  time of the first event, Unix ns
-//	 4  1  codec: 0 none, 1 zstd    32  8  time of the last event, Unix ns
-//	 5  3  zero                     40  4  CRC32C of bytes 0..39 and the body
-//	 8  8  first sequence number    44  …  body: the events, compressed
-//	16  4  number of events
-//	20  4  bytes of the body before compression
+//	 0  4  magic "SLB1"             24  4  bytes of the body
+//	 4  1  codec: 0 none, 1 zstd    28  4  incarnation
+//	 5  3  zero                     32  8  time of the first event, Unix ns
+//	 8  8  first sequence number    40  8  time of the last event, Unix ns
+//	16  4  number of events         48  4  CRC32C of bytes 0..47 and the body
+//	20  4  bytes of the body        52  …  body: the events, compressed
+//	       before compression
+//
+// Length, checksum and incarnation let a block be found and trusted in a file
+// whose structure is lost.
 const (
 	blockMagic  = "SLB1"
-	blockHeader = 44
+	blockHeader = 52
+	blockSummed = 48 // bytes of the header that the checksum covers
 
 	codecNone = 0
 	codecZstd = 1
@@ -73,8 +79,8 @@ func newCodec() (*codec, error) {
 }
 
 // encode makes a block of the events, the first of which has the sequence
-// number first.
-func (c *codec) encode(first uint64, events []drivers.Event) []byte {
+// number first. incarnation is 8 hex digits.
+func (c *codec) encode(incarnation string, first uint64, events []drivers.Event) []byte {
 	c.raw = c.raw[:0]
 	base := events[0].Time.UnixNano()
 	for i := range events {
@@ -91,9 +97,11 @@ func (c *codec) encode(first uint64, events []drivers.Event) []byte {
 	binary.BigEndian.PutUint64(b[8:], first)
 	binary.BigEndian.PutUint32(b[16:], uint32(len(events)))
 	binary.BigEndian.PutUint32(b[20:], uint32(len(c.raw)))
-	binary.BigEndian.PutUint64(b[24:], uint64(base))
-	binary.BigEndian.PutUint64(b[32:], uint64(events[len(events)-1].Time.UnixNano()))
-	binary.BigEndian.PutUint32(b[40:], blockSum(b))
+	binary.BigEndian.PutUint32(b[24:], uint32(len(b)-blockHeader))
+	_, _ = hex.Decode(b[28:32], []byte(incarnation)) // drawn by us: 8 hex digits
+	binary.BigEndian.PutUint64(b[32:], uint64(base))
+	binary.BigEndian.PutUint64(b[40:], uint64(events[len(events)-1].Time.UnixNano()))
+	binary.BigEndian.PutUint32(b[blockSummed:], blockSum(b))
 	if cap(c.raw) > 4*blockBytes {
 		c.raw = nil // one large event must not pin its size for ever
 	}
@@ -101,7 +109,7 @@ func (c *codec) encode(first uint64, events []drivers.Event) []byte {
 }
 
 func blockSum(b []byte) uint32 {
-	return crc32.Update(crc32.Checksum(b[:40], castagnoli), castagnoli, b[blockHeader:])
+	return crc32.Update(crc32.Checksum(b[:blockSummed], castagnoli), castagnoli, b[blockHeader:])
 }
 
 // parseHeader reads and checks a block's header and checksum. The error is
@@ -110,7 +118,7 @@ func parseHeader(b []byte) (header, error) {
 	if len(b) < blockHeader || string(b[:4]) != blockMagic {
 		return header{}, fmt.Errorf("%w: no block header in %d bytes", errDamaged, len(b))
 	}
-	if got, want := blockSum(b), binary.BigEndian.Uint32(b[40:]); got != want {
+	if got, want := blockSum(b), binary.BigEndian.Uint32(b[blockSummed:]); got != want {
 		return header{}, fmt.Errorf("%w: checksum %08x, stored %08x", errDamaged, got, want)
 	}
 	h := header{
@@ -118,10 +126,12 @@ func parseHeader(b []byte) (header, error) {
 		first: binary.BigEndian.Uint64(b[8:]),
 		count: int(binary.BigEndian.Uint32(b[16:])),
 		raw:   int(binary.BigEndian.Uint32(b[20:])),
-		from:  time.Unix(0, int64(binary.BigEndian.Uint64(b[24:]))).UTC(),
-		to:    time.Unix(0, int64(binary.BigEndian.Uint64(b[32:]))).UTC(),
+		from:  time.Unix(0, int64(binary.BigEndian.Uint64(b[32:]))).UTC(),
+		to:    time.Unix(0, int64(binary.BigEndian.Uint64(b[40:]))).UTC(),
 	}
 	switch {
+	case int(binary.BigEndian.Uint32(b[24:])) != len(b)-blockHeader:
+		return header{}, fmt.Errorf("%w: a body of %d bytes, %d stored", errDamaged, len(b)-blockHeader, binary.BigEndian.Uint32(b[24:]))
 	case h.codec > codecZstd:
 		return header{}, fmt.Errorf("%w: codec %d (this version knows 0 and 1)", errDamaged, h.codec)
 	case h.first == 0 || h.count == 0 || h.count > h.raw || h.raw > blockLimit || h.first+uint64(h.count) < h.first:

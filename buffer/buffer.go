@@ -115,6 +115,9 @@ func Open(cfg Config) (*Buffer, error) {
 	b := &Buffer{cfg: cfg, lock: lock, lanes: map[string]*lane{}, readers: map[string]bool{}, disk: &disk{dir: cfg.Dir, minFree: cfg.MinFree}}
 	if err := b.openLanes(); err != nil {
 		b.closeLanes()
+		if b.state != nil {
+			b.state.slots.file.Close()
+		}
 		lock.Close()
 		return nil, err
 	}
@@ -218,7 +221,7 @@ func (b *Buffer) openLanes() error {
 		if _, twice := found[c.Name]; twice {
 			return fmt.Errorf("class %s is declared twice", c.Name)
 		}
-		segs, err := openSegments(filepath.Join(b.cfg.Dir, "classes", c.Name), b.cfg.Log)
+		segs, err := openSegments(filepath.Join(b.cfg.Dir, "classes", c.Name), c.Name, b.cfg.Log)
 		if err != nil {
 			return fmt.Errorf("class %s: %w", c.Name, err)
 		}
@@ -233,12 +236,26 @@ func (b *Buffer) openLanes() error {
 		if err != nil {
 			return fmt.Errorf("class %s: %w", c.Name, err)
 		}
-		if c.former && l.storedAfter(l.minAcked()) == 0 {
-			continue // nothing left to deliver; its numbers are kept in the state
+		if c.former && l.gapsQueued == 0 && l.storedAfter(l.minAcked()) == 0 {
+			b.state.keep[c.Name] = l.snapshot() // nothing left to deliver; its numbers stay taken
+			continue
 		}
 		b.lanes[c.Name] = l
 	}
-	return b.saveState(false)
+	if err = b.saveState(false); err != nil {
+		// Not a reason to stay down: sending the backlog may be what makes room.
+		// No lane commits before its numbers are set aside durably.
+		b.cfg.Log.Error("cannot save the state; nothing new is taken until it works", "error", err)
+		return nil
+	}
+	for _, segs := range found {
+		for _, s := range segs {
+			if err := s.setAsideIfBad(); err != nil {
+				b.cfg.Log.Warn("cannot set a damaged segment aside", "file", s.path, "error", err)
+			}
+		}
+	}
+	return nil
 }
 
 // Run writes what Append queues until ctx ends, then commits what is still
@@ -291,7 +308,7 @@ func (b *Buffer) Incarnation() string { return b.state.incarnation }
 func (b *Buffer) Close() error {
 	b.closeLanes()
 	err := b.saveState(true)
-	return errors.Join(err, b.lock.Close())
+	return errors.Join(err, b.state.slots.file.Close(), b.lock.Close())
 }
 
 func (b *Buffer) closeLanes() {

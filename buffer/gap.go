@@ -29,6 +29,8 @@ const (
 	reasonExpired    = "expired"
 	reasonCorrupt    = "corrupt"
 	reasonRejected   = "rejected"
+	reasonRestart    = "restart"  // never used
+	reasonNotKept    = "not_kept" // removed before this uplink was (again) configured
 )
 
 // gap is a run of missing sequence numbers.

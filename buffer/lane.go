@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -19,8 +20,8 @@ const (
 	commitBytes  = 2 << 20
 	// Enough company for a commit not to wait any longer: beyond it the cost of
 	// a commit no longer matters.
-	enoughEvents = 256
-	enoughBytes  = 64 << 10
+	enoughEvents = 512
+	enoughBytes  = 128 << 10
 	// Sealed segments that a lane keeps open for its readers.
 	openSegmentsMax = 3
 )
@@ -68,6 +69,8 @@ type lane struct {
 	tailSum    int64
 	cursors    map[string]*cursor
 	waiting    []chan struct{} // readers, to be told of new batches
+	expired    time.Time       // when the writer last looked for what is too old
+	relieved   *segment        // the active one when the disk's limit last cost a segment
 	gapsQueued int             // gap records on their way to the disk
 
 	committed uint64
@@ -98,46 +101,71 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 		cursors: map[string]*cursor{}, dropped: map[string]uint64{},
 	}
 	saved := b.state.found.Classes[c.Name]
-	damaged := l.adopt(segs, saved, b.state.found.Clean)
+	lost := l.adopt(segs, saved, b.state.found.Clean)
 	if err := l.restoreCursors(b.cfg.Uplinks, saved.Cursors); err != nil {
 		return nil, err
 	}
-	for _, g := range damaged {
-		l.accountDamaged(g)
+	now := time.Now()
+	switch {
+	case b.state.drawn && l.next > 1: // for the new incarnation all numbers before are missing, and were never used
+		l.queueGap(newGap(1, l.next-1, reasonRestart, now, now), nil)
+	default:
+		for _, g := range lost {
+			if g.First = max(g.First, l.minAcked()+1); g.First <= g.Last {
+				l.queueGap(newGap(g.First, g.Last, reasonCorrupt, now, now), nil)
+			}
+		}
 	}
 	return l, nil
 }
 
-// adopt takes over the segments found on disk and returns the ranges of the
-// ones that were set aside.
-func (l *lane) adopt(segs []*segment, saved savedClass, clean bool) []gap {
-	var damaged []gap
-	l.next = max(1, saved.Next)
-	if len(segs) == 0 && !clean && saved.Next > 1 {
-		// The files are gone: no number that they may have used is used again.
-		l.next = saved.Reserved + 1
-		damaged = append(damaged, gap{First: saved.Next, Last: saved.Reserved, Reason: reasonCorrupt})
-	}
+// adopt takes over the segments found on disk, finds the number to go on with,
+// and returns the ranges that are lost. No number that may have been used is
+// used again: where the newest file cannot be trusted all that were set aside
+// count as used.
+func (l *lane) adopt(segs []*segment, saved savedClass, clean bool) (lost []gap) {
+	l.next = 1
+	doubt := saved.Newest > 0
 	for i, s := range segs {
-		if !s.gone {
+		newest := i == len(segs)-1
+		doubt = doubt && s.about.First != saved.Newest
+		end := ^uint64(0)
+		if !newest {
+			end = segs[i+1].about.First
+		}
+		switch {
+		case !s.bad:
+			s.clamp(end)
 			l.next = max(l.next, s.about.First, s.tally.last+1)
 			l.segments = append(l.segments, s)
-			continue
+			doubt = doubt || newest && !s.metasValid()
+		case newest:
+			l.next = max(l.next, s.about.First)
+			doubt = true
+		case end > s.about.First:
+			lost = append(lost, gap{First: s.about.First, Last: end - 1})
 		}
-		g := gap{First: s.about.First, Reason: reasonCorrupt}
-		if i+1 < len(segs) {
-			g.Last = segs[i+1].about.First - 1
-		} else if g.Last = saved.Reserved; saved.Reserved == 0 {
-			g.Last = s.about.First
-		}
-		if g.Last < g.First { // its successor starts with the same number: nothing is missing
-			continue
-		}
-		l.next = max(l.next, g.Last+1)
-		damaged = append(damaged, g)
 	}
-	l.reserved = max(saved.Reserved, l.next)
-	return damaged
+	used := saved.Next
+	if !clean && (doubt || saved.Next > l.next) {
+		used = saved.Reserved + 1
+	}
+	if used > l.next {
+		lost = append(lost, gap{First: l.next, Last: used - 1})
+		l.next = used
+	}
+	return lost
+}
+
+// clamp leaves out what a later file, which begins with end, holds instead: it
+// took over after a commit whose outcome was unknown.
+func (s *segment) clamp(end uint64) {
+	if s.tally.last < end {
+		return
+	}
+	s.tally.events -= min(s.tally.events, s.tally.last-end+1)
+	s.tally.last = end - 1
+	s.gaps = slices.DeleteFunc(s.gaps, func(g gapAt) bool { return g.seq >= end })
 }
 
 // restoreCursors sets each uplink's cursor to the furthest that the state file
@@ -161,7 +189,8 @@ func (l *lane) restoreCursors(uplinks map[string][]string, saved map[string]uint
 		}
 	}
 	for name, seq := range known {
-		l.cursors[name] = &cursor{acked: min(seq, l.next-1), saved: seq}
+		seq = min(seq, l.next-1)
+		l.cursors[name] = &cursor{acked: seq, saved: seq}
 	}
 	start := l.next - 1
 	if len(l.segments) > 0 {
@@ -176,7 +205,7 @@ func (l *lane) restoreCursors(uplinks map[string][]string, saved map[string]uint
 			continue
 		}
 		if l.cursors[name] == nil {
-			l.cursors[name] = &cursor{acked: start}
+			l.cursors[name] = &cursor{acked: start, saved: start}
 		}
 		l.cursors[name].live = true
 	}
@@ -199,15 +228,6 @@ func contains(list []string, s string) bool {
 		}
 	}
 	return false
-}
-
-// accountDamaged queues a gap record for the part of g that was not delivered.
-func (l *lane) accountDamaged(g gap) {
-	if g.First = max(g.First, l.minAcked()+1); g.First > g.Last {
-		return
-	}
-	now := time.Now()
-	l.queueGap(newGap(g.First, g.Last, g.Reason, now, now), nil)
 }
 
 // append queues an event, waiting while the queue is full.
@@ -242,20 +262,24 @@ func (l *lane) append(ctx context.Context, e drivers.Event, done func(error)) er
 // queueGap queues a gap record past all limits: it is small, and nothing that
 // is missing may go unsaid.
 func (l *lane) queueGap(g gap, done func(error)) {
-	e := g.event(l.class.Name)
 	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		if done != nil {
-			done(ErrClosed)
-		}
-		return
+	closed := l.closed
+	if !closed {
+		l.pushGap(g, done)
 	}
+	l.mu.Unlock()
+	if closed && done != nil {
+		done(ErrClosed)
+	}
+}
+
+// pushGap is queueGap under the lock.
+func (l *lane) pushGap(g gap, done func(error)) {
+	e := g.event(l.class.Name)
 	l.pending = append(l.pending, item{event: e, done: done, gap: &g})
 	l.pendBytes += cost(&e)
 	l.dropped[g.Reason] += g.Count
 	l.gapsQueued++
-	l.mu.Unlock()
 	signal(l.wake)
 }
 
@@ -299,6 +323,18 @@ func (l *lane) minAcked() uint64 {
 	return low
 }
 
+// minSaved is minAcked as far as it is durable: only what lies before it may be
+// removed, or a crash would look for what is gone.
+func (l *lane) minSaved() uint64 {
+	low := l.next - 1
+	for _, c := range l.cursors {
+		if c.live {
+			low = min(low, c.saved)
+		}
+	}
+	return low
+}
+
 // ack moves a cursor forward and wakes the writer when that can free a segment.
 func (l *lane) ack(uplink string, seq uint64) {
 	l.mu.Lock()
@@ -317,7 +353,7 @@ func (l *lane) cursorsMoved() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.cursors {
-		if c.acked != c.saved {
+		if c.acked > c.saved {
 			return true
 		}
 	}
@@ -331,6 +367,9 @@ func (l *lane) snapshot() savedClass {
 	s := savedClass{Next: l.next, Reserved: max(l.reserved, l.next+reserveAhead), Cursors: map[string]uint64{}}
 	for name, c := range l.cursors {
 		s.Cursors[name] = c.acked
+	}
+	if n := len(l.segments); n > 0 {
+		s.Newest = l.segments[n-1].about.First
 	}
 	return s
 }
@@ -357,6 +396,9 @@ func (l *lane) shut() {
 	l.pending, l.closed = nil, true
 	close(l.space)
 	l.space = make(chan struct{})
+	for _, c := range l.waiting {
+		signal(c)
+	}
 	l.mu.Unlock()
 	for _, it := range left {
 		if it.done != nil {

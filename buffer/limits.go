@@ -27,7 +27,7 @@ func (d *disk) short() bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Since(d.asked) < time.Second {
+	if !d.asked.IsZero() && time.Since(d.asked) < time.Second {
 		return d.low
 	}
 	d.asked = time.Now()
@@ -40,8 +40,29 @@ func (d *disk) short() bool {
 	return d.low
 }
 
-// full says whether n more bytes go over the class's limits, and which one.
-func (l *lane) full(n int64) (why string) {
+// forget has the file system asked again: something was removed.
+func (d *disk) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.asked = time.Time{}
+}
+
+// limit is what a class has used up.
+type limit int
+
+const (
+	roomy    limit = iota
+	overKeep       // keep.bytes
+	lowDisk        // buffer.min_free
+)
+
+func (f limit) String() string {
+	return [...]string{"there is room", "keep.bytes is used up", "the disk is nearly full (buffer.min_free)"}[f]
+}
+
+// full says which limit n more bytes go over. What the disk lacks may be others'
+// doing, so one segment may always be held: a class goes on, however little.
+func (l *lane) full(n int64) limit {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	sum := n
@@ -50,11 +71,11 @@ func (l *lane) full(n int64) (why string) {
 	}
 	switch {
 	case sum > l.class.KeepBytes:
-		return fmt.Sprintf("keep.bytes (%d) is used up", l.class.KeepBytes)
-	case l.disk.short():
-		return "the disk is nearly full (buffer.min_free)"
+		return overKeep
+	case sum > l.segLimit && l.disk.short():
+		return lowDisk
 	}
-	return ""
+	return roomy
 }
 
 // makeRoom reports whether items may be stored, dropping the oldest segments
@@ -66,29 +87,34 @@ func (l *lane) makeRoom(items []item) bool {
 	}
 	// The queue's bytes are before compression; only what is surely too much counts.
 	n /= 8
-	why := l.full(n)
-	if why != "" {
+	is := l.full(n)
+	if is != roomy {
 		l.reclaim()
-		l.trim(0) // what is only retained makes way for what is new
-		why = l.full(n)
 	}
-	for why != "" && l.class.WhenFull == DropOldest && l.dropOldest(reasonDropOldest) {
-		why = l.full(n)
+	for is != roomy && l.trimOne(0) { // what is only retained makes way for what is new
+		is = l.full(n)
 	}
-	l.setBlocked(why)
-	return why == "" || l.class.WhenFull == DropOldest
+	for is == overKeep && l.class.WhenFull == DropOldest && l.dropOldest(reasonDropOldest) {
+		is = l.full(n)
+	}
+	// Others may have filled the disk: our backlog makes way no faster than it grows.
+	if is == lowDisk && l.class.WhenFull == DropOldest && (l.relieved == nil || l.relieved != l.active) && l.dropOldest(reasonDropOldest) {
+		l.relieved = l.active
+	}
+	l.setBlocked(is)
+	return is == roomy || l.class.WhenFull == DropOldest
 }
 
-func (l *lane) setBlocked(why string) {
+func (l *lane) setBlocked(is limit) {
 	l.mu.Lock()
 	was := l.blocked
-	l.blocked = why != "" && l.class.WhenFull == Block
-	is := l.blocked
+	l.blocked = is != roomy && l.class.WhenFull == Block
+	now := l.blocked
 	l.mu.Unlock()
 	switch {
-	case is && !was:
-		l.log.Warn("the class is full; sources wait", "reason", why)
-	case was && !is:
+	case now && !was:
+		l.log.Warn("the class is full; sources wait", "reason", is.String())
+	case was && !now:
 		l.log.Info("the class has room again")
 	}
 }
@@ -109,21 +135,36 @@ func (l *lane) reclaim() {
 // trim removes the segments that every uplink has and whose newest event is
 // older than retain.
 func (l *lane) trim(retain time.Duration) {
-	for {
-		l.mu.Lock()
-		var s *segment
-		if len(l.segments) > 1 && l.segments[0] != l.active {
-			if c := l.segments[0]; c.tally.last <= l.minAcked() && (retain == 0 || time.Since(c.tally.to) >= retain) {
-				s = c
-				l.segments = l.segments[1:]
-			}
-		}
-		l.mu.Unlock()
-		if s == nil {
-			return
-		}
-		l.unlink(s)
+	for l.trimOne(retain) {
 	}
+}
+
+// trimOne removes the oldest segment if it is delivered. The cursors that allow
+// it are made durable first.
+func (l *lane) trimOne(retain time.Duration) bool {
+	l.mu.Lock()
+	var s *segment
+	durable := false
+	if len(l.segments) > 1 && l.segments[0] != l.active {
+		if c := l.segments[0]; c.tally.last <= l.minAcked() && (retain == 0 || time.Since(c.tally.to) >= retain) {
+			s, durable = c, c.tally.last <= l.minSaved()
+		}
+	}
+	l.mu.Unlock()
+	if s == nil {
+		return false
+	}
+	if !durable {
+		if err := l.saveState(false); err != nil {
+			l.log.Warn("cannot save the cursors; delivered segments stay", "error", err)
+			return false
+		}
+	}
+	l.mu.Lock()
+	l.segments = l.segments[1:]
+	l.mu.Unlock()
+	l.unlink(s)
+	return true
 }
 
 // unlink removes a segment's file; a damaged one is kept for people to look at.
@@ -135,7 +176,12 @@ func (l *lane) unlink(s *segment) {
 	if err := end(); err != nil {
 		l.log.Warn("remove a segment", "file", s.path, "error", err)
 	}
+	l.disk.forget()
 }
+
+// clockIsSet is a time before which no gateway runs: events that claim to be
+// older come from a clock that was not set, and their age is unknown.
+var clockIsSet = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // expire drops the segments whose newest event is older than keep.age. An
 // active one that is an eighth of that old is sealed, so that it can expire.
@@ -155,7 +201,8 @@ func (l *lane) expire() {
 	}
 	for {
 		l.mu.Lock()
-		old := len(l.segments) > 1 && l.segments[0].tally.events > 0 && time.Since(l.segments[0].tally.to) > age
+		old := len(l.segments) > 1 && l.segments[0].tally.events > 0 && time.Since(l.segments[0].tally.to) > age &&
+			l.segments[0].tally.to.After(clockIsSet)
 		l.mu.Unlock()
 		if !old || !l.dropOldest(reasonExpired) {
 			return
@@ -173,8 +220,14 @@ func (l *lane) dropOldest(reason string) bool {
 		return false
 	}
 	s := l.segments[0]
-	sole := s == l.active
-	low := l.minAcked()
+	sole := len(l.segments) == 1
+	l.mu.Unlock()
+	if err := l.saveState(false); err != nil { // a crash must not look for what is gone
+		l.failed(err)
+		return false
+	}
+	l.mu.Lock()
+	low := l.minSaved()
 	l.mu.Unlock()
 	if sole {
 		if s.tally.events == uint64(len(s.gaps)) { // nothing but gap records: nothing to gain
@@ -211,10 +264,13 @@ func (l *lane) missing(s *segment, low uint64, reason string) []gap {
 		}
 	}
 	from, to := s.tally.from, s.tally.to
-	runs, err := s.runs(first)
-	if err != nil {
-		l.log.Warn("a segment that is dropped can't be read; it is accounted for as a whole", "file", s.path, "error", err)
-		runs = []header{{first: first, count: int(s.tally.last - first + 1), from: from, to: to}}
+	runs := []header{{first: first, count: int(s.tally.last - first + 1), from: from, to: to}}
+	if s.tally.events != s.tally.last-s.about.First+1 { // there are holes, which have records of their own
+		if found, err := s.runs(first); err == nil {
+			runs = found
+		} else {
+			l.log.Warn("a segment that is dropped can't be read; it is accounted for as a whole", "file", s.path, "error", err)
+		}
 	}
 	for _, r := range runs {
 		gaps = append(gaps, newGap(r.first, r.last(), reason, r.from, r.to))
@@ -243,7 +299,7 @@ func (l *lane) writeGaps(gaps []gap) error {
 }
 
 // restBetweenRefusals bounds how many gap records a full drop_newest class writes.
-const restBetweenRefusals = 200 * time.Millisecond
+const restBetweenRefusals = 500 * time.Millisecond
 
 // rest waits until the next refusal is due, room may have been made, or ctx ends.
 func (l *lane) rest(ctx context.Context) {
@@ -270,17 +326,20 @@ func (l *lane) refuse(items []item) []item {
 	if len(lost) == 0 {
 		return kept
 	}
-	l.mu.Lock()
-	first := l.next
-	l.next += uint64(len(lost))
-	l.dropped[reasonDropNewest] += uint64(len(lost))
-	l.mu.Unlock()
-	g := newGap(first, first+uint64(len(lost))-1, reasonDropNewest, lost[0].event.Time, lost[len(lost)-1].event.Time)
-	// The record stands for all of them: it is their commit.
 	var bytes int64
 	for i := range lost {
 		bytes += cost(&lost[i].event)
 	}
+	l.mu.Lock()
+	first := l.next
+	g := newGap(first, first+uint64(len(lost))-1, reasonDropNewest, lost[0].event.Time, lost[len(lost)-1].event.Time)
+	e := g.event(l.class.Name)
+	l.next += uint64(len(lost))
+	l.dropped[reasonDropNewest] += uint64(len(lost))
+	l.gapsQueued++
+	l.pendBytes += cost(&e) - bytes
+	l.mu.Unlock()
+	// The record stands for all of them: its commit is theirs.
 	done := func(err error) {
 		for i := range lost {
 			if lost[i].done != nil {
@@ -288,10 +347,5 @@ func (l *lane) refuse(items []item) []item {
 			}
 		}
 	}
-	e := g.event(l.class.Name)
-	l.mu.Lock()
-	l.pendBytes += cost(&e) - bytes
-	l.gapsQueued++
-	l.mu.Unlock()
 	return append(kept, item{event: e, done: done, gap: &g})
 }

@@ -3,7 +3,6 @@ package buffer
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,9 +43,7 @@ func OpenOffline(dir string) (*Offline, error) {
 	if o.codec, err = newCodec(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	if b, err := os.ReadFile(filepath.Join(dir, stateName)); err == nil && json.Unmarshal(b, &o.state) != nil {
-		o.state = savedState{} // Verify says so
-	}
+	o.state, _ = o.readState() // Verify says what is wrong with it
 	return o, nil
 }
 
@@ -188,16 +185,25 @@ func (o *Offline) Verify(ctx context.Context, progress func(done, all int)) ([]F
 	return findings, nil
 }
 
-func (o *Offline) verifyState() []Finding {
-	b, err := os.ReadFile(filepath.Join(o.dir, stateName))
-	var st savedState
-	if err == nil {
-		err = json.Unmarshal(b, &st)
-	}
-	if err == nil && (st.Format != 1 || len(st.Incarnation) != 8) {
-		err = fmt.Errorf("format %d, incarnation %q", st.Format, st.Incarnation)
-	}
+func (o *Offline) readState() (savedState, error) {
+	f, err := os.Open(filepath.Join(o.dir, stateName))
 	if err != nil {
+		return savedState{}, err
+	}
+	defer f.Close()
+	value, _, damaged, err := readSlots(f)
+	if err != nil {
+		return savedState{}, err
+	}
+	st, err := parseState(value)
+	if err == nil && damaged {
+		err = errors.New("one of its two slots is damaged")
+	}
+	return st, err
+}
+
+func (o *Offline) verifyState() []Finding {
+	if _, err := o.readState(); err != nil {
 		return []Finding{{File: stateName, What: err.Error() + " (the agent starts without it: the segments hold cursors and incarnation, too)"}}
 	}
 	return nil
@@ -212,6 +218,9 @@ func (o *Offline) verifySegment(s *segment) (findings []Finding) {
 	if err := s.load(); err != nil {
 		found(0, err.Error())
 		return findings
+	}
+	if !s.metasValid() {
+		found(0, "one of the two meta pages is damaged: the last commit may be missing")
 	}
 	var events uint64
 	err := s.each(func(first uint64, block []byte) error {

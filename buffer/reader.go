@@ -137,12 +137,12 @@ func (l *lane) leave(wake chan struct{}) {
 func (p *place) read(ctx context.Context) (Batch, error) {
 	wait := 100 * time.Millisecond
 	for {
-		b, s, err := p.lane.look(p.next)
+		b, s, end, err := p.lane.look(p.next)
 		if err != nil {
 			return Batch{}, err
 		}
 		if s != nil {
-			b, err = p.fetch(ctx, s)
+			b, err = p.fetch(ctx, s, end-1)
 		}
 		if err == nil && len(b.Events) > 0 && b.First > p.next {
 			err = p.bridge(ctx, b.First-1, nil)
@@ -166,10 +166,11 @@ func (p *place) read(ctx context.Context) (Batch, error) {
 	}
 }
 
-// fetch reads from a segment. An empty batch means that p.next has moved, or
+// fetch reads from a segment; last is the last number that only it can hold. An
+// empty batch means that p.next has moved, or
 // that the segment is gone; an error, that the machine is short of something or
 // a gap record could not be written.
-func (p *place) fetch(ctx context.Context, s *segment) (Batch, error) {
+func (p *place) fetch(ctx context.Context, s *segment, last uint64) (Batch, error) {
 	h, events, err := s.read(p.next, p.lane.codec)
 	switch {
 	case err == nil:
@@ -178,12 +179,11 @@ func (p *place) fetch(ctx context.Context, s *segment) (Batch, error) {
 	case errors.Is(err, errGone): // trimmed meanwhile
 		return Batch{}, nil
 	case errors.Is(err, errNoMore):
-		return Batch{}, p.bridge(ctx, p.lane.after(p.next)-1, nil)
+		return Batch{}, p.bridge(ctx, last, nil)
 	case errors.Is(err, errDamaged):
 		s.damaged.Store(true)
-		last := p.lane.after(p.next) - 1
-		if h.first > 0 && h.count > 0 {
-			last = h.last()
+		if h.first > 0 && h.count > 0 && h.last() >= p.next {
+			last = min(last, h.last())
 		}
 		return Batch{}, p.bridge(ctx, last, err)
 	}
@@ -193,12 +193,21 @@ func (p *place) fetch(ctx context.Context, s *segment) (Batch, error) {
 // bridge moves past the numbers up to last, which are not there to be read. Those
 // that no gap record stands for yet get one first: they are damaged.
 func (p *place) bridge(ctx context.Context, last uint64, cause error) error {
-	l := p.lane
 	for {
-		gaps, queued := l.unexplained(p.next, last)
-		if len(gaps) == 0 {
+		done, queued := p.lane.explain(p.next, last, cause)
+		if len(done) == 0 && !queued {
 			p.next = last + 1
 			return nil
+		}
+		for _, durable := range done {
+			select {
+			case err := <-durable:
+				if err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		if queued { // one of those may be the explanation
 			select {
@@ -206,22 +215,37 @@ func (p *place) bridge(ctx context.Context, last uint64, cause error) error {
 				return ctx.Err()
 			case <-time.After(5 * time.Millisecond):
 			}
-			continue
-		}
-		for _, g := range gaps {
-			l.log.Error("stored events are damaged; a gap record stands for them", "first", g.First, "last", g.Last, "error", cause)
-			if err := l.account(ctx, g); err != nil {
-				return err
-			}
 		}
 	}
 }
 
-// unexplained lists the parts of first to last that no durable gap record stands
-// for, and says whether gap records are on their way.
-func (l *lane) unexplained(first, last uint64) (parts []gap, queued bool) {
+// explain queues gap records for the parts of first to last that no durable one
+// stands for, and returns what tells when they are; queued says that records are
+// on their way already and nothing was done. What gap records in that range had
+// said is said again, since they can't be read either.
+func (l *lane) explain(first, last uint64, cause error) (done []chan error, queued bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.gapsQueued > 0 {
+		return nil, true
+	}
+	parts, again := l.unexplained(first, last)
+	for _, g := range append(parts, again...) {
+		l.log.Error("stored events are not there; a gap record stands for them", "first", g.First, "last", g.Last, "reason", g.Reason, "error", cause)
+		durable := make(chan error, 1)
+		if l.closed {
+			durable <- ErrClosed
+		} else {
+			l.pushGap(g, func(err error) { durable <- err })
+		}
+		done = append(done, durable)
+	}
+	return done, false
+}
+
+// unexplained lists the parts of first to last that no durable gap record stands
+// for, and what the gap records within those parts had said.
+func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
 	var known []gap
 	for _, s := range l.segments {
 		for _, g := range s.gaps {
@@ -231,60 +255,58 @@ func (l *lane) unexplained(first, last uint64) (parts []gap, queued bool) {
 		}
 	}
 	slices.SortFunc(known, func(a, b gap) int { return cmp.Compare(a.First, b.First) })
-	now := time.Now()
+	reason, now := reasonCorrupt, time.Now()
+	if len(l.segments) > 0 && last < l.segments[0].about.First {
+		reason = reasonNotKept
+	}
 	for _, g := range known {
 		if g.First > first {
-			parts = append(parts, newGap(first, g.First-1, reasonCorrupt, now, now))
+			parts = append(parts, newGap(first, g.First-1, reason, now, now))
 		}
 		first = max(first, g.Last+1)
 	}
 	if first <= last {
-		parts = append(parts, newGap(first, last, reasonCorrupt, now, now))
+		parts = append(parts, newGap(first, last, reason, now, now))
 	}
-	return parts, l.gapsQueued > 0
+	for _, s := range l.segments {
+		for _, g := range s.gaps {
+			if slices.ContainsFunc(parts, func(p gap) bool { return p.First <= g.seq && g.seq <= p.Last }) {
+				again = append(again, g.gap)
+			}
+		}
+	}
+	return parts, again
 }
 
-// look finds pos: a batch of the tail, or the segment to read it from, or
-// neither when nothing is there yet.
-func (l *lane) look(pos uint64) (Batch, *segment, error) {
+// look finds pos: a batch of the tail, or the segment to read it from and the
+// first number that lies beyond what only that one can hold, or nothing when
+// nothing is there yet.
+func (l *lane) look(pos uint64) (b Batch, at *segment, end uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return Batch{}, nil, ErrClosed
+		return Batch{}, nil, 0, ErrClosed
 	}
 	if pos >= l.next {
-		return Batch{}, nil, nil
+		return Batch{}, nil, 0, nil
 	}
 	if b, ok := l.find(pos); ok {
-		return b, nil, nil
+		return b, nil, 0, nil
 	}
-	var at *segment
+	end = l.next
 	for _, s := range l.segments { // the last one that begins at or before pos, else the first after it
 		if at != nil && s.about.First > pos {
+			end = s.about.First
 			break
 		}
 		if s.tally.events > 0 {
 			at = s
 		}
 	}
-	return Batch{}, at, nil
-}
-
-// after is the first number that lies beyond the segment which pos is read from.
-func (l *lane) after(pos uint64) uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	end := l.next
-	for _, s := range l.segments {
-		if s.about.First > pos {
-			end = s.about.First
-			break
-		}
-	}
 	if len(l.tail) > 0 && l.tail[0].First > pos {
 		end = min(end, l.tail[0].First)
 	}
-	return max(end, pos+1)
+	return Batch{}, at, max(end, pos+1), nil
 }
 
 // used closes the sealed segment that was not read for the longest time when

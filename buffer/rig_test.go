@@ -52,6 +52,7 @@ func (r *running) crash() {
 		for _, l := range r.lanes {
 			l.close()
 		}
+		r.state.slots.file.Close()
 		r.lock.Close()
 	}
 }

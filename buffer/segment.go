@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -30,6 +31,8 @@ import (
 //	         cursors  per uplink: length of the name (1), name, acknowledged (8)
 //	batches  <first seq, 8 bytes>: a bucket of its own per block, key "block"
 //	gaps     <seq, 8 bytes>: the value of each gap record in this file
+//
+// All values but blocks, which have their own, end with their CRC32C.
 //
 // A bucket per block keeps bbolt from rewriting the blocks before it: a leaf
 // with four keys or fewer is never split, however large its values are.
@@ -97,6 +100,7 @@ type segment struct {
 	gaps  []gapAt
 
 	damaged atomic.Bool // a reader met a bad page or block
+	bad     bool        // cannot be read at all; set aside once the state says so
 
 	mu   sync.Mutex
 	db   *bbolt.DB // nil: closed, opened again by view
@@ -142,7 +146,7 @@ func (s *segment) prepare(tmp string) error {
 				return err
 			}
 		}
-		return errors.Join(meta.Put(keyAbout, js), meta.Put(keyTally, tally{}.bytes()))
+		return errors.Join(meta.Put(keyAbout, sealed(js)), meta.Put(keyTally, sealed(tally{}.bytes())))
 	})
 	if err != nil {
 		return err
@@ -217,12 +221,12 @@ func fill(tx *bbolt.Tx, blocks []stored, t tally, cursors []byte, gaps []gapAt) 
 		}
 	}
 	for _, g := range gaps {
-		if err := tx.Bucket(bucketGaps).Put(seqKey(g.seq), g.gap.value()); err != nil {
+		if err := tx.Bucket(bucketGaps).Put(seqKey(g.seq), sealed(g.gap.value())); err != nil {
 			return fmt.Errorf("gap %d: %w", g.seq, err)
 		}
 	}
 	meta := tx.Bucket(bucketMeta)
-	return errors.Join(meta.Put(keyTally, t.bytes()), meta.Put(keyCursors, cursors))
+	return errors.Join(meta.Put(keyTally, sealed(t.bytes())), meta.Put(keyCursors, sealed(cursors)))
 }
 
 func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
@@ -282,19 +286,31 @@ func (s *segment) load() error {
 		if meta == nil || gaps == nil || tx.Bucket(bucketBatches) == nil {
 			return fmt.Errorf("%w: buckets are missing", errDamaged)
 		}
-		if err := json.Unmarshal(meta.Get(keyAbout), &s.about); err != nil {
+		about, err := unseal(meta.Get(keyAbout))
+		if err == nil {
+			err = json.Unmarshal(about, &s.about)
+		}
+		if err != nil {
 			return fmt.Errorf("%w: about: %w", errDamaged, err)
 		}
 		if s.about.Format != segmentFormat {
 			return fmt.Errorf("format %d (this version reads %d)", s.about.Format, segmentFormat)
 		}
-		t, err := parseTally(meta.Get(keyTally))
+		value, err := unseal(meta.Get(keyTally))
+		if err != nil {
+			return err
+		}
+		t, err := parseTally(value)
 		if err != nil {
 			return err
 		}
 		s.tally, s.bytes = t, tx.Size()
 		return gaps.ForEach(func(k, v []byte) error {
-			g, err := parseGap(v)
+			value, err := unseal(v)
+			if err != nil {
+				return err
+			}
+			g, err := parseGap(value)
 			if len(k) != 8 || err != nil {
 				return fmt.Errorf("%w: gap record", errDamaged)
 			}
@@ -308,7 +324,13 @@ func (s *segment) load() error {
 func (s *segment) cursors() (map[string]uint64, error) {
 	var m map[string]uint64
 	err := s.view(func(tx *bbolt.Tx) (err error) {
-		m, err = parseCursors(tx.Bucket(bucketMeta).Get(keyCursors))
+		value := tx.Bucket(bucketMeta).Get(keyCursors)
+		if value == nil { // created and never committed to
+			return nil
+		}
+		if value, err = unseal(value); err == nil {
+			m, err = parseCursors(value)
+		}
 		return err
 	})
 	return m, err
@@ -371,9 +393,13 @@ func (s *segment) runs(first uint64) (runs []header, err error) {
 			if h.last() < first {
 				return nil
 			}
+			if h.first > s.tally.last { // a later file holds it
+				return nil
+			}
 			if h.first < first {
 				h.count, h.first = int(h.last()-first+1), first
 			}
+			h.count = int(min(h.last(), s.tally.last) - h.first + 1)
 			if n := len(runs) - 1; n >= 0 && runs[n].last()+1 == h.first {
 				runs[n].count, runs[n].to = runs[n].count+h.count, h.to
 				return nil
@@ -415,10 +441,16 @@ func (s *segment) setAside() error {
 	return errors.Join(err, os.Rename(s.path, s.path+".corrupt-"+time.Now().UTC().Format("20060102T150405.000")))
 }
 
+func (s *segment) setAsideIfBad() error {
+	if !s.bad {
+		return nil
+	}
+	return s.setAside()
+}
+
 // openSegments reads the folder of a class, oldest segment first. A file that
-// cannot be read is set aside and its place kept by a segment with gone set, so
-// that the lane can account for it. Left-over temporary files are removed.
-func openSegments(dir string, log *slog.Logger) ([]*segment, error) {
+// cannot be read is marked bad. Left-over temporary files are removed.
+func openSegments(dir, class string, log *slog.Logger) ([]*segment, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -431,24 +463,21 @@ func openSegments(dir string, log *slog.Logger) ([]*segment, error) {
 	}
 	var segs []*segment
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if strings.HasSuffix(e.Name(), segmentSuffix+".tmp") {
-			if err = os.Remove(path); err != nil {
+		s := &segment{path: filepath.Join(dir, e.Name())}
+		switch {
+		case strings.HasSuffix(e.Name(), segmentSuffix+".tmp"):
+			if err = os.Remove(s.path); err != nil {
 				return nil, err
 			}
-			continue
-		}
-		s := &segment{path: path}
-		if !s.parseName() {
-			if strings.HasSuffix(path, segmentSuffix) {
-				log.Warn("a file that is not a segment lies in the buffer; it is left alone", "file", path)
+		case !strings.HasSuffix(e.Name(), segmentSuffix):
+		case !s.parseName():
+			log.Warn("a file that is not a segment lies in the buffer; it is left alone", "file", s.path)
+		default:
+			if err = s.examine(class, log); err != nil {
+				return nil, err
 			}
-			continue
+			segs = append(segs, s)
 		}
-		if err = loadOrSetAside(s, log); err != nil {
-			return nil, err
-		}
-		segs = append(segs, s)
 	}
 	slices.SortFunc(segs, compareSegments)
 	return segs, nil
@@ -471,19 +500,49 @@ func compareSegments(a, b *segment) int {
 	return int(a.gen) - int(b.gen)
 }
 
-func loadOrSetAside(s *segment, log *slog.Logger) error {
+// examine loads the file and marks it bad when that shows damage.
+func (s *segment) examine(class string, log *slog.Logger) error {
 	named := s.about.First
 	err := s.load()
-	if err == nil && s.about.First != named {
-		err = fmt.Errorf("%w: the name says first %d, the file %d", errDamaged, named, s.about.First)
-		s.about.First = named
+	if err == nil && (s.about.First != named || s.about.Class != class) {
+		err = fmt.Errorf("%w: its place says class %s, first %d; the file %s, %d", errDamaged, class, named, s.about.Class, s.about.First)
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		return s.close()
-	}
-	if !errors.Is(err, errDamaged) {
+	case !errors.Is(err, errDamaged):
 		return fmt.Errorf("segment %s: %w", s.path, err)
 	}
-	log.Error("a segment is damaged and set aside; what it held is accounted for by a gap record", "file", s.path, "error", err)
-	return s.setAside()
+	log.Error("a segment is damaged and will be set aside; what it held is accounted for by a gap record", "file", s.path, "error", err)
+	s.bad, s.tally, s.gaps = true, tally{}, nil
+	s.about.First = named
+	return s.close()
+}
+
+// metasValid reports whether both of bbolt's meta pages are whole. bbolt goes
+// back to the older one without a word when the newer one is not: a commit that
+// was acknowledged would be gone.
+func (s *segment) metasValid() bool {
+	// A page header of 16 bytes; then magic, version, page size, flags (4 each),
+	// root (16), freelist, pages, transaction (8 each), FNV-1a of all that (8).
+	const header, summed = 16, 56
+	f, err := os.Open(s.path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for at, i := int64(0), 0; i < 2; i++ {
+		var b [header + summed + 8]byte
+		if _, err := f.ReadAt(b[:], at); err != nil {
+			return false
+		}
+		meta := b[header:]
+		sum := fnv.New64a()
+		_, _ = sum.Write(meta[:summed])
+		if binary.NativeEndian.Uint64(meta[summed:]) != sum.Sum64() {
+			return false
+		}
+		at = int64(binary.NativeEndian.Uint32(meta[8:]))
+	}
+	return true
 }

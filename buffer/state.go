@@ -7,7 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"hash/crc32"
 	"log/slog"
 	"maps"
 	"os"
@@ -15,21 +15,22 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	stateName = "state.json"
+	stateName = "state"
 	lockName  = "lock"
 	// reserveAhead is how many sequence numbers are set aside durably at a time:
 	// none beyond it is ever used, so that a damaged last segment can't make the
 	// agent use a number twice.
-	reserveAhead = 1 << 20
+	reserveAhead = 1 << 16
 )
 
-// savedState is state.json: small, replaced as a whole, and not needed to
-// start: incarnation and cursors are in the segments, too.
+// savedState is the value of the state file, as JSON. It is not needed to start:
+// incarnation and cursors are in the segments, too.
 type savedState struct {
 	Format      int                   `json:"format"`
 	Incarnation string                `json:"incarnation"`
@@ -40,53 +41,72 @@ type savedState struct {
 type savedClass struct {
 	Next     uint64            `json:"next"`     // at least this many are used
 	Reserved uint64            `json:"reserved"` // none above it is used
+	Newest   uint64            `json:"newest"`   // first number of the newest segment; 0: there is none
 	Cursors  map[string]uint64 `json:"cursors"`  // by uplink: acknowledged up to here
 }
 
-// stateFile owns state.json.
+// stateFile owns the state file.
 type stateFile struct {
 	path        string
 	incarnation string
+	drawn       bool       // the incarnation was drawn at this start
 	found       savedState // as it was at the start
 
-	mu   sync.Mutex // one save at a time, so that an older one never wins
-	keep map[string]savedClass
+	mu    sync.Mutex // one save at a time, so that an older one never wins
+	slots *slots
+	keep  map[string]savedClass
 }
 
-// openState reads state.json. Without one (or with a damaged one) the
+// openState reads the state file. Without one (or with a damaged one) the
 // incarnation comes from the newest segment, or is drawn.
 func openState(dir string, segs map[string][]*segment, log *slog.Logger) (*stateFile, error) {
 	s := &stateFile{path: filepath.Join(dir, stateName), keep: map[string]savedClass{}}
-	b, err := os.ReadFile(s.path)
-	switch {
-	case err == nil:
-		if err = json.Unmarshal(b, &s.found); err != nil || s.found.Format != 1 || len(s.found.Incarnation) != 8 {
-			log.Error("the state file is damaged; going on with what the segments say", "file", s.path, "error", err)
-			s.found = savedState{}
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("read the state file: %w", err)
+	file, value, damaged, err := openSlots(s.path)
+	if err != nil {
+		return nil, fmt.Errorf("open the state file: %w", err)
+	}
+	s.slots = file
+	if s.found, err = parseState(value); err != nil || damaged {
+		log.Error("the state file is damaged; going on with what is whole of it and what the segments say", "file", s.path, "error", err)
 	}
 	s.incarnation = s.found.Incarnation
-	damaged := false
+	lost, newest := false, time.Time{}
 	for _, list := range segs {
 		for _, seg := range list {
-			if damaged = damaged || seg.gone; s.incarnation == "" && !seg.gone {
-				s.incarnation = seg.about.Incarnation
+			lost = lost || seg.bad
+			if s.found.Incarnation == "" && !seg.bad && (s.incarnation == "" || seg.tally.to.After(newest)) {
+				s.incarnation, newest = seg.about.Incarnation, seg.tally.to
 			}
 		}
 	}
 	// Without the state nothing tells which numbers a damaged segment had used:
 	// a new incarnation makes all numbers new.
-	if s.incarnation == "" || (s.found.Incarnation == "" && damaged) {
+	if s.incarnation == "" || (s.found.Incarnation == "" && lost) {
+		s.drawn = s.incarnation != ""
 		if s.incarnation, err = drawIncarnation(); err != nil {
-			return nil, err
+			return nil, errors.Join(err, file.file.Close())
 		}
 	}
 	for name, c := range s.found.Classes { // of classes that are not in the config now, too
 		s.keep[name] = c
 	}
 	return s, nil
+}
+
+// parseState reads the value of the state file; nil is an empty one.
+func parseState(value []byte) (savedState, error) {
+	var st savedState
+	if value == nil {
+		return st, nil
+	}
+	err := json.Unmarshal(value, &st)
+	if err == nil && (st.Format != 1 || len(st.Incarnation) != 8) {
+		err = fmt.Errorf("format %d, incarnation %q", st.Format, st.Incarnation)
+	}
+	if err != nil {
+		return savedState{}, err
+	}
+	return st, nil
 }
 
 func drawIncarnation() (string, error) {
@@ -105,11 +125,11 @@ func (b *Buffer) saveState(clean bool) error {
 	for name, l := range b.lanes {
 		s.keep[name] = l.snapshot()
 	}
-	js, err := json.MarshalIndent(savedState{Format: 1, Incarnation: s.incarnation, Clean: clean, Classes: s.keep}, "", "  ")
+	js, err := json.Marshal(savedState{Format: 1, Incarnation: s.incarnation, Clean: clean, Classes: s.keep})
 	if err != nil {
 		return err
 	}
-	if err = replaceFile(s.path, append(js, '\n')); err != nil {
+	if err = s.slots.save(js); err != nil {
 		return fmt.Errorf("write the state file: %w", err)
 	}
 	for name, l := range b.lanes {
@@ -125,24 +145,6 @@ func (b *Buffer) cursorsMoved() bool {
 		}
 	}
 	return false
-}
-
-// replaceFile replaces path's content so that a crash leaves the old or the
-// new one, whole.
-func replaceFile(path string, content []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, removeQuietly(tmp))
-	}
-	if err = os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }
 
 // lockDir takes the directory for this process. The lock goes with the process,
@@ -161,14 +163,24 @@ func lockDir(dir string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	if err = f.Truncate(0); err == nil {
-		_, err = f.WriteAt(fmt.Appendf(nil, "pid %d\n", os.Getpid()), 0)
-	}
-	if err != nil {
+	// Of one length, so that it is written in place, also on a full disk.
+	if _, err = f.WriteAt(fmt.Appendf(nil, "pid %-12d\n", os.Getpid()), 0); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
 	return f, nil
+}
+
+// sealed adds a checksum to a small value of a segment: bbolt has none.
+func sealed(b []byte) []byte { return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)) }
+
+// unseal checks and removes the checksum.
+func unseal(b []byte) ([]byte, error) {
+	n := len(b) - 4
+	if n < 0 || crc32.Checksum(b[:n], castagnoli) != binary.BigEndian.Uint32(b[n:]) {
+		return nil, fmt.Errorf("%w: the checksum of a value of %d bytes", errDamaged, len(b))
+	}
+	return b[:n], nil
 }
 
 // encodeCursors makes the form in which cursors ride along with a commit.

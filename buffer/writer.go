@@ -20,15 +20,33 @@ func (l *lane) run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-l.acked:
 		case <-tick.C:
-			l.expire()
 		case <-l.wake:
 			l.gather(ctx)
 		}
-		l.trim(l.class.Retain)
+		l.tidy()
 		for ctx.Err() == nil && l.commitNext(ctx) {
+			l.tidy() // under load this loop may never end
+			if l.waits() {
+				l.gather(ctx)
+			}
 		}
 	}
 	l.finish()
+}
+
+// tidy removes what is delivered, and once a second what has expired.
+func (l *lane) tidy() {
+	if time.Since(l.expired) >= time.Second {
+		l.expired = time.Now()
+		l.expire()
+	}
+	l.trim(l.class.Retain)
+}
+
+func (l *lane) waits() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.pending) > 0
 }
 
 // finish commits what is queued, if the disk takes it.
@@ -76,8 +94,13 @@ func (l *lane) commitNext(ctx context.Context) bool {
 	}
 	if !l.makeRoom(items) {
 		if l.class.WhenFull == DropNewest {
-			l.rest(ctx)
-			items = l.refuse(items)
+			if l.rest(ctx); ctx.Err() != nil { // a stop is no reason to drop
+				l.putBackAll(items)
+				return false
+			}
+			if !l.makeRoom(items) {
+				items = l.refuse(items)
+			}
 		} else if items = l.putBack(items); len(items) == 0 {
 			return false
 		}
@@ -149,8 +172,10 @@ func (l *lane) store(ctx context.Context, items []item) bool {
 		select {
 		case <-ctx.Done():
 			return false
+		case <-l.acked: // a segment that is delivered may be the room that is missing
 		case <-time.After(wait):
 		}
+		l.trim(0)
 		wait = min(2*wait, 2*time.Second)
 	}
 }
@@ -202,7 +227,7 @@ func (l *lane) commit(items []item) error {
 	t := s.tally
 	blocks := make([]stored, len(batches))
 	for i, b := range batches {
-		blocks[i] = stored{first: b.First, block: l.codec.encode(b.First, b.Events)}
+		blocks[i] = stored{first: b.First, block: l.codec.encode(l.incarnation, b.First, b.Events)}
 		if t.events == 0 {
 			t.from = b.Events[0].Time
 		}
@@ -323,6 +348,7 @@ func (l *lane) acknowledge(items []item) {
 	}
 	l.mu.Lock()
 	l.gapsQueued -= gaps
+	clear(items) // the array may be part of the queue's
 	l.pendBytes -= bytes
 	close(l.space)
 	l.space = make(chan struct{})
@@ -353,6 +379,10 @@ func (l *lane) roll() error {
 	l.active = s
 	l.segments = append(l.segments, s)
 	l.mu.Unlock()
+	// The state names the newest file, so that it is missed if it vanishes.
+	if err := l.saveState(false); err != nil {
+		return err
+	}
 	if old != nil {
 		if err := old.close(); err != nil { // its commits are durable; readers open it again
 			l.log.Warn("close a full segment", "file", old.path, "error", err)
