@@ -77,13 +77,13 @@ func New(cfg *config.Config, opt Options) (_ *Agent, err error) {
 			err = errors.Join(err, a.close())
 		}
 	}()
-	if err = writable(cfg.Agent.DataDir); err != nil {
-		return nil, err
-	}
 	if cfg.Observe.HTTP != "" {
 		if a.web, err = web.Listen(cfg.Observe.HTTP, a, a.log); err != nil {
 			return nil, err
 		}
+	}
+	if err = writable(cfg.Agent.DataDir); err != nil {
+		return nil, err
 	}
 	if a.buffer, err = a.openBuffer(); err != nil {
 		return nil, err

@@ -205,6 +205,8 @@ func TestARestartNeitherLosesNorDoubles(t *testing.T) {
 			payloads = append(payloads, fmt.Sprint(life*200+i))
 		}
 		p.publish(t, "factory/m2/telemetry", payloads...)
+		// This broker sends what is not acknowledged again in any order: not our matter here.
+		waitPage(t, "http://"+p.http+"/metrics", `sluice_events_committed_total{class="process"} 200`)
 		stop()
 	}
 	stop := p.start(t)

@@ -20,7 +20,7 @@ const stallLimit = time.Minute
 func (a *Agent) Status() web.Status {
 	st := web.Status{
 		Agent: a.cfg.Agent.ID, Version: a.opt.Version, Labels: a.cfg.Agent.Labels, UptimeSeconds: time.Since(a.started).Seconds(),
-		Reasons: []string{}, Config: web.Config{File: a.opt.File, State: "applied"},
+		Reasons: []string{}, Unhealthy: []string{}, Unready: []string{}, Config: web.Config{File: a.opt.File, State: "applied"},
 		Sources: map[string]web.Source{}, Classes: map[string]web.Class{}, Uplinks: map[string]web.Uplink{},
 	}
 	var m runtime.MemStats
@@ -28,26 +28,30 @@ func (a *Agent) Status() web.Status {
 	st.Memory = web.Memory{LimitBytes: int64(a.cfg.Agent.MemoryLimit), HeapBytes: m.HeapAlloc}
 	log := a.buffer.Stats()
 	st.Incarnation = log.Incarnation
-	st.Healthy, st.Ready = true, true
 	for name, c := range log.Classes {
 		st.Classes[name] = classStatus(c)
-		if c.Fault != "" {
-			st.Healthy = false
-			st.Reasons = append(st.Reasons, fmt.Sprintf("buffer, class %s: cannot be written: %s", name, c.Fault))
+		switch {
+		case c.Fault != "":
+			st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("buffer, class %s: cannot be written: %s", name, c.Fault))
+		case c.Blocked:
+			st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("buffer, class %s: full, its sources wait", name))
 		}
 	}
 	for _, s := range a.sources {
 		d := s.driver.Stats()
 		st.Sources[s.name] = sourceStatus(s.kind, d)
 		if !d.Up {
-			st.Ready = false
-			st.Reasons = append(st.Reasons, fmt.Sprintf("source %s: %s", s.name, withError(d.State, d.LastError)))
+			st.Unready = append(st.Unready, fmt.Sprintf("source %s: %s", s.name, withError(d.State, d.LastError)))
 		}
 	}
 	for _, u := range a.uplinks {
 		a.addUplink(&st, u, log)
 	}
-	slices.Sort(st.Reasons)
+	st.Healthy, st.Ready = len(st.Unhealthy) == 0, len(st.Unready) == 0
+	st.Reasons = slices.Sorted(slices.Values(slices.Concat(st.Reasons, st.Unhealthy, st.Unready)))
+	if st.Reasons == nil {
+		st.Reasons = []string{}
+	}
 	return st
 }
 
@@ -65,8 +69,8 @@ func (a *Agent) addUplink(st *web.Status, u destination, log buffer.Stats) {
 	case !k.Up:
 		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %s; events are buffered", u.name, withError(k.State, k.LastError)))
 	case k.InFlight > 0 && !k.LastAck.IsZero() && time.Since(k.LastAck) > stallLimit:
-		st.Healthy = false
-		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %d records in flight, nothing acknowledged for %s", u.name, k.InFlight, time.Since(k.LastAck).Round(time.Second)))
+		st.Stalled = true
+		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %d records in flight, nothing acknowledged for %s", u.name, k.InFlight, time.Since(k.LastAck).Round(time.Second)))
 	}
 }
 

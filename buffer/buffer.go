@@ -236,7 +236,7 @@ func (b *Buffer) openLanes() error {
 		if err != nil {
 			return fmt.Errorf("class %s: %w", c.Name, err)
 		}
-		if c.former && l.gapsQueued == 0 && l.storedAfter(l.minAcked()) == 0 {
+		if c.former && l.gapsQueued == 0 && len(l.debts) == 0 && l.storedAfter(l.minAcked()) == 0 {
 			b.state.keep[c.Name] = l.snapshot() // nothing left to deliver; its numbers stay taken
 			continue
 		}

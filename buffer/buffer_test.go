@@ -158,7 +158,7 @@ func testDrops(t *testing.T, rule WhenFull, reason string, n int) {
 	}
 	seen := map[uint64]string{}
 	rd := r.reader("central")
-	for last := uint64(0); last+1 < st.Next; {
+	for last := uint64(0); last+1 < r.Stats().Classes["process"].Next; {
 		b := next(t, rd)
 		for i, e := range b.Events {
 			explain(t, seen, b.First+uint64(i), e)
@@ -310,7 +310,7 @@ func TestADamagedFileIsSetAsideAndAccountedFor(t *testing.T) {
 		t.Errorf("%d files set aside, %d were damaged", len(aside), len(files)-1)
 	}
 	rd, seen, last := r.reader("central"), map[uint64]string{}, uint64(0)
-	for next1 := r.Stats().Classes["process"].Next; last+1 < next1; {
+	for last+1 < r.Stats().Classes["process"].Next {
 		b := next(t, rd)
 		for i, e := range b.Events {
 			explain(t, seen, b.First+uint64(i), e)

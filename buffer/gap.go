@@ -79,17 +79,26 @@ func (g gap) event(class string) drivers.Event {
 		ContentType: drivers.ContentJSON, Time: time.Now().UTC(), Payload: g.value()}
 }
 
-// mergeGaps sorts gaps and joins neighbours of one reason, so that a long outage that drops
-// segment after segment ends in one record and not in a growing list of them.
+// mergeGaps sorts gaps and joins those of one reason that touch or overlap. Where
+// two reasons overlap the first stands.
 func mergeGaps(gaps []gap) []gap {
-	slices.SortFunc(gaps, func(a, b gap) int { return cmp.Compare(a.First, b.First) })
+	slices.SortStableFunc(gaps, func(a, b gap) int { return cmp.Compare(a.First, b.First) })
 	var out []gap
 	for _, g := range gaps {
-		if n := len(out) - 1; n >= 0 && out[n].Reason == g.Reason && out[n].Last+1 == g.First {
-			out[n].Last, out[n].Count, out[n].To = g.Last, out[n].Count+g.Count, g.To
+		n := len(out) - 1
+		if n < 0 || g.First > out[n].Last+1 || g.First == out[n].Last+1 && g.Reason != out[n].Reason {
+			out = append(out, g)
 			continue
 		}
-		out = append(out, g)
+		switch {
+		case g.Last <= out[n].Last:
+		case g.Reason == out[n].Reason:
+			out[n].Last, out[n].Count, out[n].To = g.Last, g.Last-out[n].First+1, g.To
+		default:
+			g.First = out[n].Last + 1
+			g.Count = g.Last - g.First + 1
+			out = append(out, g)
+		}
 	}
 	return out
 }

@@ -71,6 +71,8 @@ type lane struct {
 	waiting    []chan struct{} // readers, to be told of new batches
 	expired    time.Time       // when the writer last looked for what is too old
 	relieved   *segment        // the active one when the disk's limit last cost a segment
+	debts      []debt          // what readers are to be told when they come to it
+	saidDrop   time.Time       // when the log last said that events are dropped
 	gapsQueued int             // gap records on their way to the disk
 
 	committed uint64
@@ -83,6 +85,7 @@ type lane struct {
 type cursor struct {
 	acked uint64 // everything up to here is delivered or accounted for
 	saved uint64 // what is durable
+	read  uint64 // what its reader was given, up to here; 0: nothing yet
 	live  bool   // the uplink is in the config and reads this class
 }
 
@@ -106,14 +109,15 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 		return nil, err
 	}
 	now := time.Now()
-	switch {
-	case b.state.drawn && l.next > 1: // for the new incarnation all numbers before are missing, and were never used
+	l.debts = saved.Debts
+	if b.state.drawn && l.next > 1 { // for the new incarnation all numbers before are missing, and were never used
 		l.queueGap(newGap(1, l.next-1, reasonRestart, now, now), nil)
-	default:
-		for _, g := range lost {
-			if g.First = max(g.First, l.minAcked()+1); g.First <= g.Last {
-				l.queueGap(newGap(g.First, g.Last, reasonCorrupt, now, now), nil)
-			}
+		return l, nil
+	}
+	for _, g := range lost {
+		if g.First = max(g.First, l.minAcked()+1); g.First <= g.Last {
+			l.owe(debt{gap: newGap(g.First, g.Last, reasonCorrupt, now, now)})
+			l.dropped[reasonCorrupt] += g.Last - g.First + 1
 		}
 	}
 	return l, nil
@@ -278,7 +282,6 @@ func (l *lane) pushGap(g gap, done func(error)) {
 	e := g.event(l.class.Name)
 	l.pending = append(l.pending, item{event: e, done: done, gap: &g})
 	l.pendBytes += cost(&e)
-	l.dropped[g.Reason] += g.Count
 	l.gapsQueued++
 	signal(l.wake)
 }
@@ -335,6 +338,17 @@ func (l *lane) minSaved() uint64 {
 	return low
 }
 
+// minRead is the number up to which every uplink was given everything.
+func (l *lane) minRead() uint64 {
+	low := l.next - 1
+	for _, c := range l.cursors {
+		if c.live {
+			low = min(low, max(c.acked, c.read))
+		}
+	}
+	return low
+}
+
 // ack moves a cursor forward and wakes the writer when that can free a segment.
 func (l *lane) ack(uplink string, seq uint64) {
 	l.mu.Lock()
@@ -368,6 +382,8 @@ func (l *lane) snapshot() savedClass {
 	for name, c := range l.cursors {
 		s.Cursors[name] = c.acked
 	}
+	l.forgive()
+	s.Debts = slices.Clone(l.debts)
 	if n := len(l.segments); n > 0 {
 		s.Newest = l.segments[n-1].about.First
 	}

@@ -2,7 +2,6 @@ package buffer
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -210,9 +209,9 @@ func (l *lane) expire() {
 	}
 }
 
-// dropOldest removes the oldest segment, whatever was delivered of it, after
-// gap records for the rest are durable. false: there was nothing to remove, or
-// the gap records could not be written.
+// dropOldest removes the oldest segment, whatever was delivered of it, once it is
+// durable that the rest is owed an explanation. false: there was nothing to
+// remove, or that could not be made durable.
 func (l *lane) dropOldest(reason string) bool {
 	l.mu.Lock()
 	if len(l.segments) == 0 {
@@ -221,13 +220,6 @@ func (l *lane) dropOldest(reason string) bool {
 	}
 	s := l.segments[0]
 	sole := len(l.segments) == 1
-	l.mu.Unlock()
-	if err := l.saveState(false); err != nil { // a crash must not look for what is gone
-		l.failed(err)
-		return false
-	}
-	l.mu.Lock()
-	low := l.minSaved()
 	l.mu.Unlock()
 	if sole {
 		if s.tally.events == uint64(len(s.gaps)) { // nothing but gap records: nothing to gain
@@ -238,64 +230,62 @@ func (l *lane) dropOldest(reason string) bool {
 			return false
 		}
 	}
-	if err := l.writeGaps(l.missing(s, low, reason)); err != nil {
+	l.mu.Lock()
+	debts := l.missing(s, l.minSaved(), reason)
+	l.owe(debts...)
+	n := l.unread(s, debts)
+	l.mu.Unlock()
+	if err := l.saveState(false); err != nil {
 		l.failed(err)
 		return false
 	}
 	l.mu.Lock()
 	l.segments = l.segments[1:]
 	l.forget(s.tally.last)
+	l.dropped[reason] += n
+	say := n > 0 && time.Since(l.saidDrop) > time.Minute
+	if say {
+		l.saidDrop = time.Now()
+	}
 	l.mu.Unlock()
+	if say {
+		l.log.Warn("events are dropped; gap records will stand for them", "reason", reason, "events", n)
+	}
 	l.unlink(s)
 	return true
 }
 
 // missing lists what is lost with s for an uplink that has everything up to
-// low: its events, and what gap records in it had said.
-func (l *lane) missing(s *segment, low uint64, reason string) []gap {
+// low: its events, and what gap records among them had said.
+func (l *lane) missing(s *segment, low uint64, reason string) (debts []debt) {
 	first := max(s.about.First, low+1)
 	if s.tally.events == 0 || first > s.tally.last {
 		return nil
 	}
-	var gaps []gap
 	for _, g := range s.gaps {
-		if g.seq > low {
-			gaps = append(gaps, g.gap)
+		if g.seq >= first {
+			debts = append(debts, debt{gap: g.gap, At: g.seq})
 		}
 	}
-	from, to := s.tally.from, s.tally.to
-	runs := []header{{first: first, count: int(s.tally.last - first + 1), from: from, to: to}}
-	if s.tally.events != s.tally.last-s.about.First+1 { // there are holes, which have records of their own
-		if found, err := s.runs(first); err == nil {
-			runs = found
-		} else {
-			l.log.Warn("a segment that is dropped can't be read; it is accounted for as a whole", "file", s.path, "error", err)
-		}
-	}
-	for _, r := range runs {
-		gaps = append(gaps, newGap(r.first, r.last(), reason, r.from, r.to))
-	}
-	return mergeGaps(gaps)
+	// Holes in it have debts or records of their own already; a range that
+	// spans them is right, too: none of those numbers is there.
+	return append(debts, debt{gap: newGap(first, s.tally.last, reason, s.tally.from, s.tally.to)})
 }
 
-// writeGaps commits gap records now, past all limits.
-func (l *lane) writeGaps(gaps []gap) error {
-	if len(gaps) == 0 {
-		return nil
+// unread counts the events of s that debts stand for and that some uplink has not
+// been given yet; what an uplink was given it still has in hand.
+func (l *lane) unread(s *segment, debts []debt) uint64 {
+	low, records := l.minRead(), uint64(0)
+	for _, d := range debts {
+		switch {
+		case d.At > low:
+			records++
+		case d.At == 0 && d.Last > low:
+			n := min(s.tally.events, d.Last-max(d.First-1, low))
+			return n - min(n, records)
+		}
 	}
-	items := make([]item, len(gaps))
-	for i := range gaps {
-		items[i] = item{event: gaps[i].event(l.class.Name), gap: &gaps[i]}
-	}
-	if err := l.commit(items); err != nil {
-		return fmt.Errorf("write gap records: %w", err)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, g := range gaps {
-		l.dropped[g.Reason] += g.Count
-	}
-	return nil
+	return 0
 }
 
 // restBetweenRefusals bounds how many gap records a full drop_newest class writes.
@@ -312,40 +302,39 @@ func (l *lane) rest(ctx context.Context) {
 	}
 }
 
-// refuse numbers the events among items without storing them and gives the gap
-// record that takes their place; gap records among items stay.
-func (l *lane) refuse(items []item) []item {
-	var lost, kept []item
+// refuse numbers the events among items without storing them, and acknowledges
+// them once it is durable that they are owed an explanation. It gives back the
+// gap records among items, and false when ctx ended before that.
+func (l *lane) refuse(ctx context.Context, items []item) (gaps []item, ok bool) {
+	var lost []item
 	for _, it := range items {
 		if it.gap != nil {
-			kept = append(kept, it)
+			gaps = append(gaps, it)
 		} else {
 			lost = append(lost, it)
 		}
 	}
 	if len(lost) == 0 {
-		return kept
+		return gaps, true
 	}
-	var bytes int64
-	for i := range lost {
-		bytes += cost(&lost[i].event)
-	}
+	n := uint64(len(lost))
 	l.mu.Lock()
-	first := l.next
-	g := newGap(first, first+uint64(len(lost))-1, reasonDropNewest, lost[0].event.Time, lost[len(lost)-1].event.Time)
-	e := g.event(l.class.Name)
-	l.next += uint64(len(lost))
-	l.dropped[reasonDropNewest] += uint64(len(lost))
-	l.gapsQueued++
-	l.pendBytes += cost(&e) - bytes
+	l.owe(debt{gap: newGap(l.next, l.next+n-1, reasonDropNewest, lost[0].event.Time, lost[n-1].event.Time)})
+	l.next += n
 	l.mu.Unlock()
-	// The record stands for all of them: its commit is theirs.
-	done := func(err error) {
-		for i := range lost {
-			if lost[i].done != nil {
-				lost[i].done(err)
-			}
+	for err := l.saveState(false); err != nil; err = l.saveState(false) {
+		l.failed(err)
+		if l.rest(ctx); ctx.Err() != nil {
+			l.putBackAll(lost)
+			return gaps, false
 		}
 	}
-	return append(kept, item{event: e, done: done, gap: &g})
+	l.mu.Lock()
+	l.dropped[reasonDropNewest] += n
+	for _, c := range l.waiting {
+		signal(c)
+	}
+	l.mu.Unlock()
+	l.acknowledge(lost)
+	return gaps, true
 }

@@ -20,8 +20,9 @@ type Reader struct {
 
 // place is where a reader stands in a lane.
 type place struct {
-	lane *lane
-	next uint64 // the first number that it has not returned yet
+	lane   *lane
+	cursor *cursor
+	next   uint64 // the first number that it has not returned yet
 }
 
 // Reader returns the reader of an uplink that Config.Uplinks names. It begins
@@ -39,7 +40,7 @@ func (b *Buffer) Reader(uplink string) (*Reader, error) {
 	r := &Reader{buf: b, uplink: uplink, wake: make(chan struct{}, 1)}
 	for _, l := range b.lanes {
 		if l.cursors[uplink].isLive() {
-			r.lanes = append(r.lanes, place{lane: l, next: l.join(uplink, r.wake)})
+			r.lanes = append(r.lanes, place{lane: l, cursor: l.cursors[uplink], next: l.join(uplink, r.wake)})
 		}
 	}
 	slices.SortFunc(r.lanes, func(a, b place) int {
@@ -104,7 +105,13 @@ func (r *Reader) Reject(ctx context.Context, class string, seq uint64, why strin
 	}
 	l.log.Error("an event was refused for good; a gap record stands for it", "uplink", r.uplink, "seq", seq, "reason", why)
 	now := time.Now()
-	return l.account(ctx, newGap(seq, seq, reasonRejected, now, now))
+	if err := l.account(ctx, newGap(seq, seq, reasonRejected, now, now)); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dropped[reasonRejected]++
+	return nil
 }
 
 // account queues a gap record and waits until it is durable.
@@ -137,7 +144,7 @@ func (l *lane) leave(wake chan struct{}) {
 func (p *place) read(ctx context.Context) (Batch, error) {
 	wait := 100 * time.Millisecond
 	for {
-		b, s, end, err := p.lane.look(p.next)
+		b, s, end, err := p.lane.look(p.next, p.cursor)
 		if err != nil {
 			return Batch{}, err
 		}
@@ -147,7 +154,9 @@ func (p *place) read(ctx context.Context) (Batch, error) {
 		if err == nil && len(b.Events) > 0 && b.First > p.next {
 			err = p.bridge(ctx, b.First-1, nil)
 		}
-		if err == nil && (s == nil || len(b.Events) > 0) {
+		if err == nil && s == nil && len(b.Events) == 0 && end > p.next { // nothing is stored any more
+			err = p.bridge(ctx, end-1, nil)
+		} else if err == nil && (s == nil || len(b.Events) > 0) {
 			return b, nil
 		}
 		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
@@ -156,7 +165,7 @@ func (p *place) read(ctx context.Context) (Batch, error) {
 		if err == nil { // moved on
 			continue
 		}
-		p.lane.log.Warn("cannot read a segment; trying again", "file", s.path, "error", err)
+		p.lane.log.Warn("cannot read the log; trying again", "dir", p.lane.dir, "error", err)
 		select {
 		case <-ctx.Done():
 			return Batch{}, ctx.Err()
@@ -231,7 +240,7 @@ func (l *lane) explain(first, last uint64, cause error) (done []chan error, queu
 	}
 	parts, again := l.unexplained(first, last)
 	for _, g := range append(parts, again...) {
-		l.log.Error("stored events are not there; a gap record stands for them", "first", g.First, "last", g.Last, "reason", g.Reason, "error", cause)
+		l.log.Warn("events are not there to be sent; a gap record stands for them", "first", g.First, "last", g.Last, "reason", g.Reason, "cause", cause)
 		durable := make(chan error, 1)
 		if l.closed {
 			durable <- ErrClosed
@@ -244,7 +253,7 @@ func (l *lane) explain(first, last uint64, cause error) (done []chan error, queu
 }
 
 // unexplained lists the parts of first to last that no durable gap record stands
-// for, and what the gap records within those parts had said.
+// for, by reason, and what gap records within those parts had said.
 func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
 	var known []gap
 	for _, s := range l.segments {
@@ -255,24 +264,37 @@ func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
 		}
 	}
 	slices.SortFunc(known, func(a, b gap) int { return cmp.Compare(a.First, b.First) })
-	reason, now := reasonCorrupt, time.Now()
+	reason := reasonCorrupt
 	if len(l.segments) > 0 && last < l.segments[0].about.First {
 		reason = reasonNotKept
 	}
+	part := func(first, last uint64) {
+		found, unowed := l.reasons(first, last, reason)
+		parts = append(parts, found...)
+		l.dropped[reason] += unowed
+	}
 	for _, g := range known {
 		if g.First > first {
-			parts = append(parts, newGap(first, g.First-1, reason, now, now))
+			part(first, g.First-1)
 		}
 		first = max(first, g.Last+1)
 	}
 	if first <= last {
-		parts = append(parts, newGap(first, last, reason, now, now))
+		part(first, last)
+	}
+	within := func(seq uint64) bool {
+		return slices.ContainsFunc(parts, func(p gap) bool { return p.First <= seq && seq <= p.Last })
 	}
 	for _, s := range l.segments {
 		for _, g := range s.gaps {
-			if slices.ContainsFunc(parts, func(p gap) bool { return p.First <= g.seq && g.seq <= p.Last }) {
+			if within(g.seq) {
 				again = append(again, g.gap)
 			}
+		}
+	}
+	for _, d := range l.debts {
+		if d.At > 0 && within(d.At) {
+			again = append(again, d.gap)
 		}
 	}
 	return parts, again
@@ -281,12 +303,13 @@ func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
 // look finds pos: a batch of the tail, or the segment to read it from and the
 // first number that lies beyond what only that one can hold, or nothing when
 // nothing is there yet.
-func (l *lane) look(pos uint64) (b Batch, at *segment, end uint64, err error) {
+func (l *lane) look(pos uint64, c *cursor) (b Batch, at *segment, end uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return Batch{}, nil, 0, ErrClosed
 	}
+	c.read = pos - 1
 	if pos >= l.next {
 		return Batch{}, nil, 0, nil
 	}

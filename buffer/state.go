@@ -43,6 +43,7 @@ type savedClass struct {
 	Reserved uint64            `json:"reserved"` // none above it is used
 	Newest   uint64            `json:"newest"`   // first number of the newest segment; 0: there is none
 	Cursors  map[string]uint64 `json:"cursors"`  // by uplink: acknowledged up to here
+	Debts    []debt            `json:"debts,omitempty"`
 }
 
 // stateFile owns the state file.

@@ -41,6 +41,7 @@ func (l *lane) tidy() {
 		l.expire()
 	}
 	l.trim(l.class.Retain)
+	l.settle()
 }
 
 func (l *lane) waits() bool {
@@ -99,7 +100,11 @@ func (l *lane) commitNext(ctx context.Context) bool {
 				return false
 			}
 			if !l.makeRoom(items) {
-				items = l.refuse(items)
+				var ok bool
+				if items, ok = l.refuse(ctx, items); !ok || len(items) == 0 {
+					l.putBackAll(items)
+					return ok
+				}
 			}
 		} else if items = l.putBack(items); len(items) == 0 {
 			return false

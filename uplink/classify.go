@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -84,6 +85,9 @@ func explain(err error, topic string) string {
 		return fmt.Sprintf("no answer from the broker in time (%v)", err)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Sprintf("cannot connect to %v: connection refused: is Kafka running there?", op.Addr)
+		}
 		return fmt.Sprintf("cannot connect to %v: %v", op.Addr, op.Err)
 	}
 	if _, ok := errors.AsType[*kgo.ErrFirstReadEOF](err); !ok && errors.Is(err, io.EOF) {

@@ -139,15 +139,20 @@ func (k *Kafka) idleWithin(d time.Duration) bool {
 
 // watch moves cursors that stand within a chunk and logs changes of the state.
 func (k *Kafka) watch(ctx context.Context) {
-	up := false
+	up, said := false, false
 	for sleep(ctx, watchEvery) == nil {
 		k.window.ackAll()
 		s := k.Stats()
-		if s.Up != up {
-			up = s.Up
-			k.cfg.Log.Info("uplink changed", slog.String("uplink", k.cfg.Name),
-				slog.Bool("up", up), slog.String("state", s.State))
+		if s.Up == up && (said || s.LastError == "") { // at the start "down" is news once it has a reason
+			continue
 		}
+		up, said = s.Up, true
+		level := slog.LevelInfo
+		if !up {
+			level = slog.LevelWarn
+		}
+		k.cfg.Log.Log(ctx, level, "uplink changed", slog.String("uplink", k.cfg.Name),
+			slog.Bool("up", up), slog.String("state", s.State))
 	}
 }
 

@@ -20,22 +20,28 @@ func run(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	var before *config.Config // what ran before a reload
 	for {
-		next, err := c.runOne(ctx, cfg)
-		if next == nil {
+		next, started, err := c.runOne(ctx, cfg)
+		switch {
+		case next != nil:
+			before, cfg = cfg, next
+		case err != nil && !started && before != nil:
+			newLog(c.Err, cfg.Log).Error("the config cannot be applied; going back to the one before", "file", c.file, "error", err)
+			before, cfg = nil, before
+		default:
 			return err
 		}
-		cfg = next
 	}
 }
 
 // runOne runs the agent with cfg until it ends, or until a reload gives the
-// config to go on with.
-func (c *call) runOne(ctx context.Context, cfg *config.Config) (next *config.Config, err error) {
+// config to go on with. started says whether it ran at all.
+func (c *call) runOne(ctx context.Context, cfg *config.Config) (next *config.Config, started bool, err error) {
 	log := newLog(c.Err, cfg.Log)
 	a, err := agent.New(cfg, agent.Options{Version: c.Build.Version, File: c.file, Log: log})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -50,9 +56,9 @@ func (c *call) runOne(ctx context.Context, cfg *config.Config) (next *config.Con
 		select {
 		case err = <-ended:
 			n.say("STOPPING=1")
-			return next, err
+			return next, true, err
 		case <-beat.C:
-			if st := a.Status(); st.Healthy {
+			if st := a.Status(); !st.Stalled { // a full class or a full disk is nothing that a restart mends
 				n.say("WATCHDOG=1\nSTATUS=" + summary(st))
 			}
 		case <-c.Reload:

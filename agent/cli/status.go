@@ -116,10 +116,10 @@ func show(out io.Writer, st, before *web.Status, since time.Duration) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, yes(s.Up), sum(s.Taken), rate(sum(s.Taken), was, before != nil, since), sum(s.Rejected), s.State)
 	}
-	fmt.Fprint(w, "\nCLASS\tWAITING\tOLDEST\tON DISK\tDROPPED\n")
+	fmt.Fprint(w, "\nCLASS\tWAITING\tOLDEST\tON DISK\tDROPPED\tSTATE\n")
 	for _, name := range slices.Sorted(maps.Keys(st.Classes)) {
 		k := st.Classes[name]
-		fmt.Fprintf(w, "%s\t%d\t%s\t%d KiB\t%d\n", name, k.Events, time.Duration(k.OldestSeconds*float64(time.Second)).Round(time.Second), k.Bytes>>10, sum(k.Dropped))
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d KiB\t%d\t%s\n", name, k.Events, time.Duration(k.OldestSeconds*float64(time.Second)).Round(time.Second), k.Bytes>>10, sum(k.Dropped), classState(k))
 	}
 	fmt.Fprint(w, "\nUPLINK\tUP\tDELIVERED\tRATE\tWAITING\tSTATE\n")
 	for _, name := range slices.Sorted(maps.Keys(st.Uplinks)) {
@@ -131,6 +131,16 @@ func show(out io.Writer, st, before *web.Status, since time.Duration) error {
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, yes(u.Up), sum(u.Delivered), rate(sum(u.Delivered), was, before != nil, since), sum(u.Lag), u.State)
 	}
 	return w.Flush()
+}
+
+func classState(k web.Class) string {
+	switch {
+	case k.Fault != "":
+		return "cannot be written: " + k.Fault
+	case k.Blocked:
+		return "full: sources wait"
+	}
+	return "ok"
 }
 
 func rate(now, was uint64, known bool, since time.Duration) string {

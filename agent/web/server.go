@@ -81,11 +81,11 @@ func routes(view View) http.Handler {
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		st := view.Status()
-		verdict(w, st.Healthy, st.Reasons)
+		verdict(w, st.Healthy, st.Unhealthy)
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		st := view.Status()
-		verdict(w, st.Ready, st.Reasons)
+		verdict(w, st.Ready, st.Unready)
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		head(w, "text/plain; version=0.0.4; charset=utf-8")

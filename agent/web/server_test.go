@@ -53,7 +53,8 @@ func TestPages(t *testing.T) {
 	well := Status{Agent: "gw-1", Healthy: true, Ready: true, Reasons: []string{},
 		Sources: map[string]Source{"line": {Up: true, State: "connected", Taken: map[string]uint64{"process": 5}}},
 		Uplinks: map[string]Uplink{"central": {State: "connecting", LastError: "<script>alert(1)</script>"}}}
-	ill := Status{Agent: "gw-1", Reasons: []string{"source line: connection refused", "uplink central: away"}}
+	ill := Status{Agent: "gw-1", Unhealthy: []string{"class a: full", "class b: full"}, Unready: []string{"source line: connection refused"},
+		Reasons: []string{"source line: connection refused", "uplink central: away"}}
 	for name, c := range map[string]struct {
 		view   Status
 		method string
@@ -63,9 +64,9 @@ func TestPages(t *testing.T) {
 		lacks  string
 	}{
 		"healthy":            {well, "GET", "/healthz", 200, "ok\n", ""},
-		"not healthy":        {ill, "GET", "/healthz", 503, "source line: connection refused\nuplink central: away\n", ""},
+		"not healthy":        {ill, "GET", "/healthz", 503, "class a: full\nclass b: full\n", "source line"},
 		"ready":              {well, "GET", "/readyz", 200, "ok\n", ""},
-		"not ready":          {ill, "GET", "/readyz", 503, "source line", ""},
+		"not ready":          {ill, "GET", "/readyz", 503, "source line", "uplink"},
 		"status as JSON":     {well, "GET", "/api/v1/status", 200, `"agent": "gw-1"`, ""},
 		"metrics":            {well, "GET", "/metrics", 200, "sluice_config_version 0", ""},
 		"the page":           {well, "GET", "/", 200, "All well.", ""},

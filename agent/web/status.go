@@ -7,9 +7,12 @@ type Status struct {
 	Version       string            `json:"version"`
 	Labels        map[string]string `json:"labels,omitempty"`
 	UptimeSeconds float64           `json:"uptime_seconds"`
-	Healthy       bool              `json:"healthy"` // every stage makes progress
-	Ready         bool              `json:"ready"`   // the buffer is open and every source is up
-	Reasons       []string          `json:"reasons"` // why it isn't healthy or ready; empty when it is
+	Healthy       bool              `json:"healthy"`   // every stage makes progress
+	Ready         bool              `json:"ready"`     // the buffer is open and every source is up
+	Unhealthy     []string          `json:"unhealthy"` // why it isn't healthy
+	Unready       []string          `json:"unready"`   // why it isn't ready
+	Reasons       []string          `json:"reasons"`   // all that people should look at: these, and uplinks that are away
+	Stalled       bool              `json:"stalled"`   // something hangs that a restart would mend
 	Incarnation   string            `json:"incarnation"`
 	Config        Config            `json:"config"`
 	Memory        Memory            `json:"memory"`

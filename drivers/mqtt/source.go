@@ -25,6 +25,7 @@ import (
 	"net/url"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"sluice/drivers"
 )
@@ -226,7 +227,7 @@ func (s *Source) inspect(payload []byte) (content string, ok bool) {
 	start := bytes.TrimLeft(payload, " \t\r\n") // the white space of RFC 8259 §2
 	container := len(start) > 0 && (start[0] == '{' || start[0] == '[')
 	strict := s.cfg.Decode == DecodeJSON
-	valid := (container || strict) && json.Valid(payload)
+	valid := (container || strict) && json.Valid(payload) && utf8.Valid(payload) // RFC 8259 §8.1: JSON is UTF-8
 	if container && valid {
 		return drivers.ContentJSON, true
 	}
