@@ -10,7 +10,9 @@
 //	reader.go   Next, Ack, Reject            writer.go   group commit and failed commits
 //	segment.go  one bbolt file               limits.go   full, drop, expire, trim
 //	block.go    the stored batch             gap.go      gap records
+//	debts.go    gap records that are owed    slots.go    the state file
 //	event.go    the stored event             state.go    incarnation and cursors
+//	scan.go     what a start finds           offline.go  looking in without an agent
 package buffer
 
 import (

@@ -377,36 +377,6 @@ func (s *segment) read(pos uint64, c *codec) (h header, events []drivers.Event, 
 	return h, events, err
 }
 
-// runs lists the contiguous runs of numbers stored from first on.
-func (s *segment) runs(first uint64) (runs []header, err error) {
-	err = s.view(func(tx *bbolt.Tx) error {
-		batches := tx.Bucket(bucketBatches)
-		return batches.ForEachBucket(func(k []byte) error {
-			h, err := parseHeader(batches.Bucket(k).Get(keyBlock))
-			if err != nil {
-				return err
-			}
-			if h.last() < first {
-				return nil
-			}
-			if h.first > s.tally.last { // a later file holds it
-				return nil
-			}
-			if h.first < first {
-				h.count, h.first = int(h.last()-first+1), first
-			}
-			h.count = int(min(h.last(), s.tally.last) - h.first + 1)
-			if n := len(runs) - 1; n >= 0 && runs[n].last()+1 == h.first {
-				runs[n].count, runs[n].to = runs[n].count+h.count, h.to
-				return nil
-			}
-			runs = append(runs, h)
-			return nil
-		})
-	})
-	return runs, err
-}
-
 // close closes the file; view opens it again.
 func (s *segment) close() error {
 	s.mu.Lock()
