@@ -442,3 +442,58 @@ func TestAClassThatIsNoLongerDeclaredIsStillDelivered(t *testing.T) {
 	r.put("old", 50, 1)
 	wantEvents(t, collect(t, r.reader("central"), 1), 51, 50)
 }
+
+// TestDropsAreAccountedForAcrossKills fills a class while its uplink reads ahead
+// without acknowledging, as one does whose link is down, with crashes in between.
+func TestDropsAreAccountedForAcrossKills(t *testing.T) {
+	for _, rule := range []WhenFull{DropOldest, DropNewest} {
+		t.Run(string(rule), func(t *testing.T) {
+			c := config(t, func(c *Config) {
+				c.Classes[0].KeepBytes, c.Classes[0].WhenFull, c.Memory = 1<<20, rule, 8<<20
+				c.Log = slog.New(slog.DiscardHandler)
+			})
+			for life := range 4 {
+				r := start(t, c)
+				rd := r.reader("central")
+				putNoise(t, r, life*800, 400)
+				next(t, rd)
+				putNoise(t, r, life*800+400, 400)
+				next(t, rd)
+				r.crash()
+			}
+			r := start(t, c)
+			seen, rd := map[uint64]string{}, r.reader("central")
+			for last := uint64(0); last+1 < r.Stats().Classes["process"].Next; {
+				b := next(t, rd)
+				for i, e := range b.Events {
+					explain(t, seen, b.First+uint64(i), e)
+				}
+				last = b.Last()
+			}
+			reasons := map[string]int{}
+			for seq := uint64(1); seq < r.Stats().Classes["process"].Next; seq++ {
+				if reasons[seen[seq]]++; seen[seq] == "" {
+					t.Fatalf("number %d is neither stored nor accounted for", seq)
+				}
+			}
+			if len(reasons) != 2 || reasons[string(rule)] == 0 {
+				t.Errorf("numbers by fate: %v", reasons)
+			}
+		})
+	}
+}
+
+// putNoise appends events that hardly compress and waits for them.
+func putNoise(t *testing.T, r *running, from, n int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for j := from; j < from+n; j++ {
+		e := event("process", j)
+		e.Payload = noise(j, 2500)
+		wg.Add(1)
+		if err := r.Append(t.Context(), e, func(error) { wg.Done() }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+}

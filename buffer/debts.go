@@ -1,7 +1,6 @@
 package buffer
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -54,25 +53,32 @@ func (l *lane) forgive() {
 	low := l.minSaved()
 	l.debts = slices.DeleteFunc(l.debts, func(d debt) bool {
 		first, last := d.place()
-		if last <= low {
+		return last <= low || l.recorded(first, last) || d.At > 0 && l.recorded(d.First, d.Last)
+	})
+}
+
+// recorded reports whether one durable gap record stands for all of first to
+// last. The caller holds the lock.
+func (l *lane) recorded(first, last uint64) bool {
+	for _, s := range l.segments {
+		if slices.ContainsFunc(s.gaps, func(g gapAt) bool { return g.gap.First <= first && last <= g.gap.Last }) {
 			return true
 		}
-		for _, s := range l.segments {
-			if slices.ContainsFunc(s.gaps, func(g gapAt) bool { return g.gap.First <= first && last <= g.gap.Last }) {
-				return true
-			}
-		}
-		return false
-	})
+	}
+	return false
 }
 
 // reasons splits a run of numbers that are not there by what is owed for them.
 // What is owed for nothing has the reason otherwise. The caller holds the lock.
 func (l *lane) reasons(first, last uint64, otherwise string) (parts []gap, unowed uint64) {
-	owed := slices.DeleteFunc(slices.Clone(l.debts), func(d debt) bool { return d.At > 0 || d.Last < first || d.First > last })
-	slices.SortFunc(owed, func(a, b debt) int { return cmp.Compare(a.First, b.First) })
+	var owed []gap // what a dropped record said counts, too: after a crash its numbers may be met again
+	for _, d := range l.debts {
+		if d.Last >= first && d.First <= last {
+			owed = append(owed, d.gap)
+		}
+	}
 	now := time.Now()
-	for _, d := range owed {
+	for _, d := range mergeGaps(owed) {
 		if d.First > first {
 			parts = append(parts, newGap(first, d.First-1, otherwise, now, now))
 			unowed += d.First - first

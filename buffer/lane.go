@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -148,6 +149,13 @@ func (l *lane) adopt(segs []*segment, saved savedClass, clean bool) (lost []gap)
 			doubt = true
 		case end > s.about.First:
 			lost = append(lost, gap{First: s.about.First, Last: end - 1})
+		}
+	}
+	// Numbers that were refused are used without being stored.
+	slices.SortFunc(saved.Debts, func(a, b debt) int { return cmp.Compare(a.First, b.First) })
+	for _, d := range saved.Debts {
+		if d.At == 0 && d.First <= l.next {
+			l.next = max(l.next, d.Last+1)
 		}
 	}
 	used := saved.Next

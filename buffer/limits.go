@@ -232,15 +232,18 @@ func (l *lane) dropOldest(reason string) bool {
 	}
 	l.mu.Lock()
 	debts := l.missing(s, l.minSaved(), reason)
-	l.owe(debts...)
 	n := l.unread(s, debts)
+	l.segments = l.segments[1:] // what it says no longer counts as said
+	l.owe(debts...)
 	l.mu.Unlock()
 	if err := l.saveState(false); err != nil {
+		l.mu.Lock()
+		l.segments = append([]*segment{s}, l.segments...)
+		l.mu.Unlock()
 		l.failed(err)
 		return false
 	}
 	l.mu.Lock()
-	l.segments = l.segments[1:]
 	l.forget(s.tally.last)
 	l.dropped[reason] += n
 	say := n > 0 && time.Since(l.saidDrop) > time.Minute

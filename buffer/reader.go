@@ -72,7 +72,7 @@ func (r *Reader) Next(ctx context.Context) (Batch, error) {
 				return Batch{}, err
 			}
 			if len(b.Events) > 0 {
-				r.lanes[i].next = b.Last() + 1
+				r.lanes[i].give(b)
 				return b, nil
 			}
 		}
@@ -140,11 +140,19 @@ func (l *lane) leave(wake chan struct{}) {
 	l.waiting = slices.DeleteFunc(l.waiting, func(c chan struct{}) bool { return c == wake })
 }
 
+// give notes that the uplink has b in hand now.
+func (p *place) give(b Batch) {
+	p.next = b.Last() + 1
+	p.lane.mu.Lock()
+	defer p.lane.mu.Unlock()
+	p.cursor.read = b.Last()
+}
+
 // read returns the batch at p.next, or an empty one when there is none yet.
 func (p *place) read(ctx context.Context) (Batch, error) {
 	wait := 100 * time.Millisecond
 	for {
-		b, s, end, err := p.lane.look(p.next, p.cursor)
+		b, s, end, err := p.lane.look(p.next)
 		if err != nil {
 			return Batch{}, err
 		}
@@ -240,7 +248,11 @@ func (l *lane) explain(first, last uint64, cause error) (done []chan error, queu
 	}
 	parts, again := l.unexplained(first, last)
 	for _, g := range append(parts, again...) {
-		l.log.Warn("events are not there to be sent; a gap record stands for them", "first", g.First, "last", g.Last, "reason", g.Reason, "cause", cause)
+		log := l.log
+		if cause != nil {
+			log = log.With("error", cause)
+		}
+		log.Warn("events are not there to be sent; a gap record stands for them", "first", g.First, "last", g.Last, "reason", g.Reason)
 		durable := make(chan error, 1)
 		if l.closed {
 			durable <- ErrClosed
@@ -293,7 +305,7 @@ func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
 		}
 	}
 	for _, d := range l.debts {
-		if d.At > 0 && within(d.At) {
+		if d.At > 0 && within(d.At) && !l.recorded(d.First, d.Last) && !within(d.First) {
 			again = append(again, d.gap)
 		}
 	}
@@ -303,13 +315,12 @@ func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
 // look finds pos: a batch of the tail, or the segment to read it from and the
 // first number that lies beyond what only that one can hold, or nothing when
 // nothing is there yet.
-func (l *lane) look(pos uint64, c *cursor) (b Batch, at *segment, end uint64, err error) {
+func (l *lane) look(pos uint64) (b Batch, at *segment, end uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return Batch{}, nil, 0, ErrClosed
 	}
-	c.read = pos - 1
 	if pos >= l.next {
 		return Batch{}, nil, 0, nil
 	}
