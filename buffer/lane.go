@@ -70,6 +70,7 @@ type lane struct {
 	tailSum    int64
 	cursors    map[string]*cursor
 	waiting    []chan struct{} // readers, to be told of new batches
+	stopping   bool            // the writer commits what is left and ends
 	expired    time.Time       // when the writer last looked for what is too old
 	relieved   *segment        // the active one when the disk's limit last cost a segment
 	debts      []debt          // what readers are to be told when they come to it
@@ -325,33 +326,26 @@ func cut(b Batch, pos uint64) Batch {
 
 // minAcked is the number up to which every uplink of this class has everything.
 func (l *lane) minAcked() uint64 {
-	low := l.next - 1
-	for _, c := range l.cursors {
-		if c.live {
-			low = min(low, c.acked)
-		}
-	}
-	return low
+	return l.lowest(func(c *cursor) uint64 { return c.acked })
 }
 
 // minSaved is minAcked as far as it is durable: only what lies before it may be
 // removed, or a crash would look for what is gone.
 func (l *lane) minSaved() uint64 {
-	low := l.next - 1
-	for _, c := range l.cursors {
-		if c.live {
-			low = min(low, c.saved)
-		}
-	}
-	return low
+	return l.lowest(func(c *cursor) uint64 { return c.saved })
 }
 
 // minRead is the number up to which every uplink was given everything.
 func (l *lane) minRead() uint64 {
+	return l.lowest(func(c *cursor) uint64 { return max(c.acked, c.read) })
+}
+
+// lowest is the lowest place of all live cursors, the end of the log without any.
+func (l *lane) lowest(place func(*cursor) uint64) uint64 {
 	low := l.next - 1
 	for _, c := range l.cursors {
 		if c.live {
-			low = min(low, max(c.acked, c.read))
+			low = min(low, place(c))
 		}
 	}
 	return low

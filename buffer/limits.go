@@ -291,11 +291,12 @@ func (l *lane) unread(s *segment, debts []debt) uint64 {
 	return 0
 }
 
-// restBetweenRefusals bounds how many gap records a full drop_newest class writes.
+// restBetweenRefusals bounds how often a full drop_newest class saves the state.
 const restBetweenRefusals = 500 * time.Millisecond
 
-// rest waits until the next refusal is due, room may have been made, or ctx ends.
-func (l *lane) rest(ctx context.Context) {
+// rest waits until the next refusal is due or room may have been made; false:
+// ctx has ended.
+func (l *lane) rest(ctx context.Context) bool {
 	t := time.NewTimer(restBetweenRefusals)
 	defer t.Stop()
 	select {
@@ -303,6 +304,7 @@ func (l *lane) rest(ctx context.Context) {
 	case <-l.acked:
 	case <-ctx.Done():
 	}
+	return ctx.Err() == nil
 }
 
 // refuse numbers the events among items without storing them, and acknowledges
@@ -327,12 +329,13 @@ func (l *lane) refuse(ctx context.Context, items []item) (gaps []item, ok bool) 
 	l.mu.Unlock()
 	for err := l.saveState(false); err != nil; err = l.saveState(false) {
 		l.failed(err)
-		if l.rest(ctx); ctx.Err() != nil {
+		if !l.rest(ctx) {
 			l.putBackAll(lost)
 			return gaps, false
 		}
 	}
 	l.mu.Lock()
+	l.mended()
 	l.dropped[reasonDropNewest] += n
 	for _, c := range l.waiting {
 		signal(c)

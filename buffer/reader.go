@@ -184,9 +184,8 @@ func (p *place) read(ctx context.Context) (Batch, error) {
 }
 
 // fetch reads from a segment; last is the last number that only it can hold. An
-// empty batch means that p.next has moved, or
-// that the segment is gone; an error, that the machine is short of something or
-// a gap record could not be written.
+// empty batch means that p.next has moved, or that the segment is gone; an error,
+// that the machine is short of something or a gap record could not be written.
 func (p *place) fetch(ctx context.Context, s *segment, last uint64) (Batch, error) {
 	h, events, err := s.read(p.next, p.lane.codec)
 	switch {
@@ -208,7 +207,8 @@ func (p *place) fetch(ctx context.Context, s *segment, last uint64) (Batch, erro
 }
 
 // bridge moves past the numbers up to last, which are not there to be read. Those
-// that no gap record stands for yet get one first: they are damaged.
+// that no gap record stands for yet get one first, with the reason that is owed
+// for them; without one they are damaged.
 func (p *place) bridge(ctx context.Context, last uint64, cause error) error {
 	for {
 		done, queued := p.lane.explain(p.next, last, cause)

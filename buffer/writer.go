@@ -54,6 +54,7 @@ func (l *lane) waits() bool {
 func (l *lane) finish() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
+	l.stopping = true
 	for ctx.Err() == nil && l.commitNext(ctx) {
 	}
 	l.shut()
@@ -95,9 +96,9 @@ func (l *lane) commitNext(ctx context.Context) bool {
 	}
 	if !l.makeRoom(items) {
 		if l.class.WhenFull == DropNewest {
-			if l.rest(ctx); ctx.Err() != nil { // a stop is no reason to drop
-				l.putBackAll(items)
-				return false
+			if l.stopping || !l.rest(ctx) { // a stop is no reason to drop: the sources still have it
+				items = l.putBack(items)
+				return len(items) > 0 && l.store(ctx, items)
 			}
 			if !l.makeRoom(items) {
 				var ok bool
@@ -195,6 +196,14 @@ func (l *lane) failed(err error) {
 		l.log.Error("cannot write the buffer; nothing is acknowledged until it works again", "dir", l.dir, "error", err)
 	}
 	l.abandon()
+}
+
+// mended forgets the fault: something was made durable. The caller holds the lock.
+func (l *lane) mended() {
+	if l.fault != "" {
+		l.fault = ""
+		l.log.Info("the buffer can be written again", "dir", l.dir)
+	}
 }
 
 // abandon stops writing the active segment. An empty one is removed.
@@ -295,10 +304,7 @@ func (l *lane) number(items []item) (batches []Batch, gaps []gapAt) {
 func (l *lane) publish(s *segment, batches []Batch, gaps []gapAt, t tally, size, written int64, cursors map[string]uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.fault != "" {
-		l.fault = ""
-		l.log.Info("the buffer can be written again", "dir", l.dir)
-	}
+	l.mended()
 	l.committed += t.events - s.tally.events
 	s.tally, s.bytes = t, size
 	s.gaps = append(s.gaps, gaps...)
@@ -366,7 +372,10 @@ func (l *lane) writable() (*segment, error) {
 	if l.active != nil && l.active.bytes < l.segLimit {
 		return l.active, nil
 	}
-	return l.active, l.roll()
+	if err := l.roll(); err != nil {
+		return nil, err
+	}
+	return l.active, nil
 }
 
 // roll begins a new segment; the one before is only read from now on.

@@ -25,6 +25,9 @@ func run(ctx context.Context, c *call) error {
 		next, started, err := c.runOne(ctx, cfg)
 		switch {
 		case next != nil:
+			if err != nil {
+				newLog(c.Err, cfg.Log).Error("the agent did not stop in order before a reload", "error", err)
+			}
 			before, cfg = cfg, next
 		case err != nil && !started && before != nil:
 			newLog(c.Err, cfg.Log).Error("the config cannot be applied; going back to the one before", "file", c.file, "error", err)
@@ -62,7 +65,8 @@ func (c *call) runOne(ctx context.Context, cfg *config.Config) (next *config.Con
 				n.say("WATCHDOG=1\nSTATUS=" + summary(st))
 			}
 		case <-c.Reload:
-			if next = c.reload(cfg, log); next != nil {
+			if good := c.reload(cfg, log); good != nil { // a bad one after a good one changes nothing
+				next = good
 				n.say("RELOADING=1\nSTATUS=reloading")
 				stop()
 			}
