@@ -5,6 +5,7 @@
 //	agent.go    New, Run: start, watch, stop      status.go   what the agent knows of itself
 //	wire.go     from config to sources, buffer,   metrics.go  the same for Prometheus
 //	            uplinks                           tls.go      certificates, reloaded
+//	stranded.go events for uplinks that are gone
 package agent
 
 import (

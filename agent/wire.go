@@ -23,24 +23,26 @@ const (
 // openBuffer opens the log with a lane for each class and a cursor for each
 // uplink. Its place depends on agent.data_dir and on names alone.
 func (a *Agent) openBuffer() (*buffer.Buffer, error) {
-	c := buffer.Config{
-		Dir: a.cfg.Agent.DataDir, Uplinks: map[string][]string{},
-		CommitDelay: a.cfg.Buffer.CommitDelay, Segment: int64(a.cfg.Buffer.Segment), MinFree: float64(a.cfg.Buffer.MinFree),
-		Memory: int64(a.cfg.Agent.MemoryLimit) / bufferShare, Log: a.log.With("stage", "buffer"), ObserveCommit: a.meters.commit,
-	}
-	for _, cl := range a.cfg.Classes {
-		c.Classes = append(c.Classes, buffer.Class{Name: cl.Name, Priority: cl.Priority, KeepBytes: int64(cl.Keep.Bytes),
-			KeepAge: cl.Keep.Age, Retain: cl.Retain, WhenFull: buffer.WhenFull(cl.WhenFull)})
-	}
-	for _, u := range a.cfg.Uplinks {
-		c.Uplinks[u.Name] = nilIfEmpty(u.Kafka.Classes)
-	}
 	a.warnUnrouted()
-	b, err := buffer.Open(c)
+	a.warnStranded()
+	b, err := buffer.Open(a.bufferConfig())
 	if err != nil {
 		return nil, fmt.Errorf("open the buffer: %w", err)
 	}
 	return b, nil
+}
+
+func (a *Agent) bufferConfig() buffer.Config {
+	c := buffer.Config{
+		Dir: a.cfg.Agent.DataDir, Uplinks: routes(a.cfg), Removed: a.cfg.Removed,
+		CommitDelay: a.cfg.Buffer.CommitDelay, SpillAfter: a.cfg.Buffer.SpillAfter, Segment: int64(a.cfg.Buffer.Segment), MinFree: float64(a.cfg.Buffer.MinFree),
+		Memory: int64(a.cfg.Agent.MemoryLimit) / bufferShare, Log: a.log.With("stage", "buffer"), ObserveCommit: a.meters.commit,
+	}
+	for _, cl := range a.cfg.Classes {
+		c.Classes = append(c.Classes, buffer.Class{Name: cl.Name, Priority: cl.Priority, KeepBytes: int64(cl.Keep.Bytes),
+			KeepAge: cl.Keep.Age, Retain: cl.Retain, Thin: cl.WhenFull.Thin, WhenFull: buffer.WhenFull(cl.WhenFull.Word)})
+	}
+	return c
 }
 
 // warnUnrouted names the classes that no uplink sends: their events are taken
@@ -56,11 +58,16 @@ func (a *Agent) warnUnrouted() {
 	}
 }
 
-func nilIfEmpty(list []string) []string {
-	if len(list) == 0 {
-		return nil
+// routes are the classes that each uplink reads; nil: all.
+func routes(cfg *config.Config) map[string][]string {
+	r := map[string][]string{}
+	for _, u := range cfg.Uplinks {
+		r[u.Name] = nil
+		if len(u.Kafka.Classes) > 0 {
+			r[u.Name] = u.Kafka.Classes
+		}
 	}
-	return list
+	return r
 }
 
 func (a *Agent) makeUplinks() error {

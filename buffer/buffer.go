@@ -6,13 +6,19 @@
 // cursor per lane. Files are trimmed, dropped or expired as a whole, and
 // whatever was not delivered then is accounted for by a gap record.
 //
-//	buffer.go   Open, Append, Run, Close     lane.go     one class: queue, cursors, counters
-//	reader.go   Next, Ack, Reject            writer.go   group commit and failed commits
-//	segment.go  one bbolt file               limits.go   full, drop, expire, trim
-//	block.go    the stored batch             gap.go      gap records
-//	debts.go    gap records that are owed    slots.go    the state file
-//	event.go    the stored event             state.go    incarnation and cursors
-//	scan.go     what a start finds           offline.go  looking in without an agent
+//	buffer.go   Open, Append, Run, Close     lane.go     one class of the log
+//	queue.go    events on their way in       writer.go   group commit and failed commits
+//	hold.go     write-behind                 tail.go     the newest batches, in memory
+//	reader.go   Next, Ack, Reject            bridge.go   past numbers that are not there
+//	cursors.go  how far each uplink is       replay.go   readers of a range of time
+//	limits.go   full, drop, expire, trim     thin.go     fewer events instead of none
+//	debts.go    gap records that are owed    gap.go      gap records
+//	segment.go  one bbolt file               rewrite.go  a segment made anew
+//	block.go    the stored batch             event.go    the stored event
+//	state.go    incarnation and cursors      slots.go    the state file
+//	scan.go     what a start finds           salvage.go  blocks out of a damaged file
+//	pages.go    is a file fit for bbolt      offline.go  looking in without an agent
+//	repair.go   mend and compact without an agent
 package buffer
 
 import (
@@ -57,7 +63,11 @@ type Class struct {
 	KeepBytes int64         // bytes on disk, at least 1 MiB; 0: 1 GiB
 	KeepAge   time.Duration // older events expire with a gap record; 0: never
 	Retain    time.Duration // delivered events are kept this long for replay; 0: not at all
-	WhenFull  WhenFull      // empty: Block
+	WhenFull  WhenFull      // empty: Block; what is done when Thin no longer helps
+	// Thin is a ladder of growing intervals, 100 ms to 24 h. A full class first keeps
+	// one event of each key (source and subject) per interval, oldest segments
+	// first, and takes the next step when all were thinned.
+	Thin []time.Duration
 
 	former bool // no longer declared: only what it holds is delivered
 }
@@ -67,6 +77,8 @@ type Config struct {
 	Dir           string              // owned by this buffer alone; created with mode 0700
 	Classes       []Class             // every class that will be appended to
 	Uplinks       map[string][]string // the readers: by name, the classes they read (nil: all). Their cursors hold events back from trimming
+	Removed       []string            // former uplinks that need not get what waits for them
+	SpillAfter    time.Duration       // write-behind, up to 1 min: an event that all uplinks of its class take within it is never written. 0: every event is
 	CommitDelay   time.Duration       // longest wait for company before a commit; 0: as soon as the disk is free
 	Segment       int64               // bytes of a segment file, 1 MiB to 512 MiB; 0: 16 MiB. A class never uses more than an eighth of its KeepBytes
 	MinFree       float64             // share of the file system that stays free, 0 to 0.9: below it every class counts as full
@@ -142,6 +154,9 @@ func (c *Config) check() error {
 	if c.MinFree < 0 || c.MinFree > 0.9 {
 		return fmt.Errorf("MinFree is %g (0 to 0.9)", c.MinFree)
 	}
+	if c.SpillAfter < 0 || c.SpillAfter > time.Minute {
+		return fmt.Errorf("SpillAfter is %s (0 to 1m)", c.SpillAfter)
+	}
 	if c.CommitDelay < 0 || c.CommitDelay > time.Minute {
 		return fmt.Errorf("CommitDelay is %s (0 to 1m)", c.CommitDelay)
 	}
@@ -176,6 +191,11 @@ func (c *Class) check() error {
 	case Block, DropNewest, DropOldest:
 	default:
 		return fmt.Errorf("class %s: WhenFull is %q (%s, %s or %s)", c.Name, c.WhenFull, Block, DropNewest, DropOldest)
+	}
+	for i, step := range c.Thin {
+		if step < 100*time.Millisecond || step > 24*time.Hour || i > 0 && step <= c.Thin[i-1] {
+			return fmt.Errorf("class %s: Thin is %v (growing, each 100ms to 24h)", c.Name, c.Thin)
+		}
 	}
 	return nil
 }

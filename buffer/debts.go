@@ -57,15 +57,10 @@ func (l *lane) forgive() {
 	})
 }
 
-// recorded reports whether one durable gap record stands for all of first to
-// last. The caller holds the lock.
+// recorded reports whether durable gap records stand for all of first to last.
+// The caller holds the lock.
 func (l *lane) recorded(first, last uint64) bool {
-	for _, s := range l.segments {
-		if slices.ContainsFunc(s.gaps, func(g gapAt) bool { return g.gap.First <= first && last <= g.gap.Last }) {
-			return true
-		}
-	}
-	return false
+	return len(subtract([]span{{first, last}}, l.recordedSpans(first, last))) == 0
 }
 
 // reasons splits a run of numbers that are not there by what is owed for them.
@@ -73,8 +68,11 @@ func (l *lane) recorded(first, last uint64) bool {
 func (l *lane) reasons(first, last uint64, otherwise string) (parts []gap, unowed uint64) {
 	var owed []gap // what a dropped record said counts, too: after a crash its numbers may be met again
 	for _, d := range l.debts {
-		if d.Last >= first && d.First <= last {
-			owed = append(owed, d.gap)
+		if d.Last < first || d.First > last {
+			continue
+		}
+		for _, m := range d.spans() {
+			owed = append(owed, newGap(m.first, m.last, d.Reason, d.From, d.To))
 		}
 	}
 	now := time.Now()

@@ -37,6 +37,22 @@ type decoder struct {
 	class string
 }
 
+// numbers reads the numbers of a thinned block's events; false where they are
+// not ascending within its span.
+func (d *decoder) numbers(r *run) bool {
+	r.seqs = make([]uint64, len(r.events))
+	at := r.first
+	for i := range r.seqs {
+		delta, ok := d.uvarint()
+		if !ok || i > 0 && delta == 0 || delta > r.last()-at {
+			return false
+		}
+		at += delta
+		r.seqs[i] = at
+	}
+	return true
+}
+
 // event reads the next event; false where the bytes end early.
 func (d *decoder) event(e *drivers.Event) bool {
 	delta, n := binary.Varint(d.raw[d.at:])

@@ -16,7 +16,8 @@ import (
 //	{"first":100,"last":199,"count":100,"reason":"drop_oldest","from":T,"to":T}
 //
 // with from and to the times of the first and the last missing event, as far as
-// they are known (else the time at which the loss was found).
+// they are known (else the time at which the loss was found). "kept", if it is
+// there, lists the numbers between first and last that are not missing.
 const TypeGap = "sluice.gap.v1"
 
 // SourceBuffer is the source of events that the buffer itself makes.
@@ -29,7 +30,8 @@ const (
 	reasonExpired    = "expired"
 	reasonCorrupt    = "corrupt"
 	reasonRejected   = "rejected"
-	reasonRestart    = "restart"  // never used
+	reasonThinned    = "thinned"
+	reasonRestart    = "restart"  // set aside and, as far as they were not delivered, not used
 	reasonNotKept    = "not_kept" // removed before this uplink was (again) configured
 )
 
@@ -41,6 +43,7 @@ type gap struct {
 	Reason string    `json:"reason"`
 	From   time.Time `json:"from"`
 	To     time.Time `json:"to"`
+	Kept   []uint64  `json:"kept,omitempty"` // ascending
 }
 
 // gapAt is a gap record and its own place in the log.
@@ -51,6 +54,51 @@ type gapAt struct {
 
 func newGap(first, last uint64, reason string, from, to time.Time) gap {
 	return gap{First: first, Last: last, Count: last - first + 1, Reason: reason, From: from.UTC(), To: to.UTC()}
+}
+
+// spans lists the missing numbers.
+func (g gap) spans() (missing []span) {
+	return holes(g.First, g.Last, g.Kept)
+}
+
+// holes lists the numbers of first to last that are not among seqs, which are
+// ascending.
+func holes(first, last uint64, seqs []uint64) (missing []span) {
+	for _, seq := range seqs {
+		if seq < first {
+			continue
+		}
+		if seq > last {
+			break
+		}
+		if seq > first {
+			missing = append(missing, span{first, seq - 1})
+		}
+		first = seq + 1
+	}
+	if first <= last {
+		missing = append(missing, span{first, last})
+	}
+	return missing
+}
+
+// subtract takes what is known out of spans; both are ascending.
+func subtract(spans, known []span) (left []span) {
+	for _, s := range spans {
+		for _, k := range known {
+			if k.last < s.first || k.first > s.last {
+				continue
+			}
+			if k.first > s.first {
+				left = append(left, span{s.first, k.first - 1})
+			}
+			s.first = k.last + 1
+		}
+		if s.first <= s.last {
+			left = append(left, s)
+		}
+	}
+	return left
 }
 
 func (g gap) value() []byte {

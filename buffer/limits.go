@@ -84,6 +84,7 @@ func (l *lane) makeRoom(items []item) bool {
 	for i := range items {
 		n += cost(&items[i].event)
 	}
+	n += l.heldSum // only this goroutine changes it
 	// The queue's bytes are before compression; only what is surely too much counts.
 	n /= 8
 	is := l.full(n)
@@ -91,6 +92,9 @@ func (l *lane) makeRoom(items []item) bool {
 		l.reclaim()
 	}
 	for is != roomy && l.trimOne(0) { // what is only retained makes way for what is new
+		is = l.full(n)
+	}
+	for is != roomy && l.thinNext() {
 		is = l.full(n)
 	}
 	for is == overKeep && l.class.WhenFull == DropOldest && l.dropOldest(reasonDropOldest) {
@@ -233,7 +237,8 @@ func (l *lane) dropOldest(reason string) bool {
 	l.mu.Lock()
 	debts := l.missing(s, l.minSaved(), reason)
 	n := l.unread(s, debts)
-	l.segments = l.segments[1:] // what it says no longer counts as said
+	l.segments = l.segments[1:] // what it says no longer counts as said,
+	l.forget(s.tally.last)      // and nobody reads it any more
 	l.owe(debts...)
 	l.mu.Unlock()
 	if err := l.saveState(false); err != nil {
@@ -244,7 +249,6 @@ func (l *lane) dropOldest(reason string) bool {
 		return false
 	}
 	l.mu.Lock()
-	l.forget(s.tally.last)
 	l.dropped[reason] += n
 	say := n > 0 && time.Since(l.saidDrop) > time.Minute
 	if say {

@@ -29,13 +29,16 @@ type Offline struct {
 
 // OpenOffline opens dir. It returns ErrInUse, naming the process, when an agent
 // has it, and an error that is fs.ErrNotExist when there is no buffer.
-func OpenOffline(dir string) (*Offline, error) {
+func OpenOffline(dir string) (*Offline, error) { return openOffline(dir, unix.LOCK_SH) }
+
+// openOffline takes the lock of dir, shared or exclusive.
+func openOffline(dir string, how int) (*Offline, error) {
 	path := filepath.Join(dir, lockName)
 	lock, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("no buffer in %s: %w", dir, err)
 	}
-	if err = unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+	if err = unix.Flock(int(lock.Fd()), how|unix.LOCK_NB); err != nil {
 		holder, _ := os.ReadFile(path)
 		return nil, errors.Join(fmt.Errorf("%s is %w by an agent (%s): stop it first, or ask it with \"sluice status\"", dir, ErrInUse, strings.TrimSpace(string(holder))), lock.Close())
 	}
@@ -277,13 +280,13 @@ func (o *Offline) Export(ctx context.Context, class string, visit func(incarnati
 		err := s.load()
 		if err == nil {
 			err = s.each(func(first uint64, block []byte) error {
-				_, events, err := o.codec.decode(block, class)
+				_, r, err := o.codec.decode(block, class)
 				if err != nil {
 					damaged(Finding{File: file, First: first, What: err.Error()})
 					return nil
 				}
-				for j, e := range events {
-					seq := first + uint64(j)
+				for j, e := range r.events {
+					seq := r.seq(j)
 					if seq < next || seq >= end {
 						continue
 					}

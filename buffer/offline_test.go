@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"sluice/drivers"
@@ -107,5 +108,143 @@ func TestOfflineRefusesADirectoryThatIsInUse(t *testing.T) {
 	}
 	if _, err := OpenOffline(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("error %v", err)
+	}
+}
+
+func TestRepairSavesWhatIsWholeAndSetsTheDamagedFileAside(t *testing.T) {
+	c := config(t, func(c *Config) { c.Classes[0].KeepBytes, c.Memory = 8<<20, 1 })
+	r := start(t, c)
+	putNoise(t, r, 0, 600)
+	r.stop()
+	files := segmentFiles(t, c.Dir)
+	for i, file := range []string{files[0], files[len(files)-1]} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			clear(b[:2*4096])
+		} else {
+			clear(b[len(b)/2:][:4096])
+		}
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := snapshotDir(t, c.Dir)
+	dry, err := repair(t, c.Dir, true)
+	if err != nil || len(dry) != 2 || dry[0].Aside != "" || snapshotDir(t, c.Dir) != before {
+		t.Fatalf("dry run: %v %+v", err, dry)
+	}
+	done, err := repair(t, c.Dir, false)
+	if err != nil || len(done) != 2 {
+		t.Fatalf("%v %+v", err, done)
+	}
+	for i, a := range done {
+		if a.Saved != dry[i].Saved || a.Saved == 0 || len(a.Lost) == 0 && i == 1 {
+			t.Errorf("%+v, the dry run said %+v", a, dry[i])
+		}
+		if _, err := os.Stat(filepath.Join(c.Dir, a.Aside)); err != nil {
+			t.Error(err)
+		}
+	}
+	if again, err := repair(t, c.Dir, false); err != nil || len(again) != 0 {
+		t.Errorf("the second repair: %v %+v", err, again)
+	}
+	r = start(t, c)
+	reasons := r.account(r.reader("central"), func(uint64, drivers.Event) {})
+	t.Logf("%v", reasons)
+	if reasons[reasonCorrupt] == 0 || reasons["stored"] < 400 {
+		t.Errorf("reasons %v", reasons)
+	}
+}
+
+func repair(t *testing.T, dir string, dryRun bool) ([]RepairAction, error) {
+	t.Helper()
+	r, err := OpenRepair(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	actions, err := r.Repair(t.Context(), dryRun, nil)
+	return actions, errors.Join(err, r.Close())
+}
+
+func TestCompactMakesSmallBlocksLarge(t *testing.T) {
+	c := config(t, nil)
+	r := start(t, c)
+	for n := range 300 {
+		r.put("process", n, 1)
+	}
+	r.stop()
+	rep, err := OpenRepair(c.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := rep.Compact(t.Context(), nil)
+	if err != nil || sum.Files != 1 || sum.After > sum.Before/2 {
+		t.Errorf("%v %+v", err, sum)
+	}
+	if err := rep.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r = start(t, c)
+	wantEvents(t, collect(t, r.reader("central"), 300), 1, 0)
+	r.put("process", 300, 1)
+}
+
+func TestStrandedCountsWhatWaitsForAnUplinkThatIsGone(t *testing.T) {
+	c := config(t, func(c *Config) { c.Uplinks["old"] = nil })
+	r := start(t, c)
+	r.put("process", 0, 100)
+	old := r.reader("old")
+	collect(t, old, 100)
+	old.Ack("process", 30)
+	uplinks := map[string][]string{"central": nil}
+	for _, life := range []string{"running", "stopped"} {
+		for _, removed := range [][]string{nil, {"old"}} {
+			got, err := Stranded(c.Dir, uplinks, removed)
+			want := StrandedUplink{Uplink: "old", Class: "process", Events: 70, Removed: removed != nil}
+			if life == "running" && len(got) == 1 { // as of the last save
+				want.Events = got[0].Events
+			}
+			if life == "stopped" && (err != nil || len(got) != 1 || got[0] != want) {
+				t.Errorf("%s: %v %+v, want %+v", life, err, got, want)
+			}
+		}
+		r.stop()
+	}
+	if got, err := Stranded(t.TempDir(), uplinks, nil); err == nil {
+		t.Errorf("no buffer: %v", got)
+	}
+	testStranded(t, c, uplinks)
+}
+
+// testStranded takes the uplink out of the config, adds events, and brings it
+// back or declares it as removed.
+func testStranded(t *testing.T, c Config, uplinks map[string][]string) {
+	without := c
+	without.Uplinks = uplinks
+	r := start(t, without)
+	rd := r.reader("central")
+	collect(t, rd, 100)
+	rd.Ack("process", 100)
+	r.put("process", 100, 10) // not for the one that is gone
+	collect(t, rd, 10)
+	rd.Ack("process", 110)
+	if st := r.Stats().Classes["process"]; st.Events != 80 {
+		t.Errorf("%d events are held, want those from 31 on", st.Events)
+	}
+	r.stop()
+	back := start(t, c)
+	wantEvents(t, collect(t, back.reader("old"), 80), 31, 30)
+	back.stop()
+	without.Removed = []string{"old"}
+	r = start(t, without)
+	if st := r.Stats().Classes["process"]; st.Events != 0 {
+		t.Errorf("%d events are held for nobody", st.Events)
+	}
+	r.stop()
+	if got, err := Stranded(c.Dir, uplinks, nil); err != nil || len(got) != 0 {
+		t.Errorf("after the removal: %v %v", err, got)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"sluice/drivers"
 )
 
 // Reader reads all classes of one uplink, from its cursors on. No reader ever
@@ -23,6 +25,7 @@ type place struct {
 	lane   *lane
 	cursor *cursor
 	next   uint64 // the first number that it has not returned yet
+	rest   *run   // what is left of a thinned block, accounted for; nil: nothing
 }
 
 // Reader returns the reader of an uplink that Config.Uplinks names. It begins
@@ -152,6 +155,9 @@ func (p *place) give(b Batch) {
 func (p *place) read(ctx context.Context) (Batch, error) {
 	wait := 100 * time.Millisecond
 	for {
+		if b := p.survivors(); len(b.Events) > 0 {
+			return b, nil
+		}
 		b, s, end, err := p.lane.look(p.next)
 		if err != nil {
 			return Batch{}, err
@@ -160,7 +166,12 @@ func (p *place) read(ctx context.Context) (Batch, error) {
 			b, err = p.fetch(ctx, s, end-1)
 		}
 		if err == nil && len(b.Events) > 0 && b.First > p.next {
-			err = p.bridge(ctx, b.First-1, nil)
+			// b may be dropped meanwhile, and what it says told anew: look again.
+			first := b.First
+			b = Batch{}
+			if err = p.bridge(ctx, first-1, nil); err == nil {
+				continue
+			}
 		}
 		if err == nil && s == nil && len(b.Events) == 0 && end > p.next { // nothing is stored any more
 			err = p.bridge(ctx, end-1, nil)
@@ -184,21 +195,25 @@ func (p *place) read(ctx context.Context) (Batch, error) {
 }
 
 // fetch reads from a segment; last is the last number that only it can hold. An
-// empty batch means that p.next has moved, or that the segment is gone; an error,
-// that the machine is short of something or a gap record could not be written.
+// empty batch means that p.next or p.rest has moved, or that the segment is gone;
+// an error, that the machine is short of something or a gap record could not be
+// written.
 func (p *place) fetch(ctx context.Context, s *segment, last uint64) (Batch, error) {
-	h, events, err := s.read(p.next, p.lane.codec)
+	h, r, err := s.read(p.next, p.lane.codec)
 	switch {
+	case err == nil && r.seqs != nil:
+		p.lane.used(s)
+		return Batch{}, p.thinned(ctx, &r)
 	case err == nil:
 		p.lane.used(s)
-		return cut(Batch{Class: s.about.Class, Incarnation: s.about.Incarnation, First: h.first, Events: events}, p.next), nil
+		return cut(r.batch(p.lane.class.Name, r.first, r.events), p.next), nil
 	case errors.Is(err, errGone): // trimmed meanwhile
 		return Batch{}, nil
 	case errors.Is(err, errNoMore):
 		return Batch{}, p.bridge(ctx, last, nil)
 	case errors.Is(err, errDamaged):
 		s.damaged.Store(true)
-		if h.first > 0 && h.count > 0 && h.last() >= p.next {
+		if h.first > 0 && h.span > 0 && h.last() >= p.next {
 			last = min(last, h.last())
 		}
 		return Batch{}, p.bridge(ctx, last, err)
@@ -206,110 +221,28 @@ func (p *place) fetch(ctx context.Context, s *segment, last uint64) (Batch, erro
 	return Batch{}, err
 }
 
-// bridge moves past the numbers up to last, which are not there to be read. Those
-// that no gap record stands for yet get one first, with the reason that is owed
-// for them; without one they are damaged.
-func (p *place) bridge(ctx context.Context, last uint64, cause error) error {
-	for {
-		done, queued := p.lane.explain(p.next, last, cause)
-		if len(done) == 0 && !queued {
-			p.next = last + 1
-			return nil
-		}
-		for _, durable := range done {
-			select {
-			case err := <-durable:
-				if err != nil {
-					return err
-				}
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		if queued { // one of those may be the explanation
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
+// survivors returns the next contiguous part of a thinned block, an empty one at
+// its end.
+func (p *place) survivors() Batch {
+	if p.rest == nil {
+		return Batch{}
 	}
+	i, _ := slices.BinarySearch(p.rest.seqs, p.next)
+	if i == len(p.rest.seqs) {
+		p.next = max(p.next, p.rest.last()+1)
+		p.rest = nil
+		return Batch{}
+	}
+	n := i + 1
+	for n < len(p.rest.seqs) && p.rest.seqs[n] == p.rest.seqs[n-1]+1 {
+		n++
+	}
+	p.next = p.rest.seqs[i]
+	return p.rest.batch(p.lane.class.Name, p.next, p.rest.events[i:n])
 }
 
-// explain queues gap records for the parts of first to last that no durable one
-// stands for, and returns what tells when they are; queued says that records are
-// on their way already and nothing was done. What gap records in that range had
-// said is said again, since they can't be read either.
-func (l *lane) explain(first, last uint64, cause error) (done []chan error, queued bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.gapsQueued > 0 {
-		return nil, true
-	}
-	parts, again := l.unexplained(first, last)
-	for _, g := range append(parts, again...) {
-		log := l.log
-		if cause != nil {
-			log = log.With("error", cause)
-		}
-		log.Warn("events are not there to be sent; a gap record stands for them", "first", g.First, "last", g.Last, "reason", g.Reason)
-		durable := make(chan error, 1)
-		if l.closed {
-			durable <- ErrClosed
-		} else {
-			l.pushGap(g, func(err error) { durable <- err })
-		}
-		done = append(done, durable)
-	}
-	return done, false
-}
-
-// unexplained lists the parts of first to last that no durable gap record stands
-// for, by reason, and what gap records within those parts had said.
-func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
-	var known []gap
-	for _, s := range l.segments {
-		for _, g := range s.gaps {
-			if g.gap.Last >= first && g.gap.First <= last {
-				known = append(known, g.gap)
-			}
-		}
-	}
-	slices.SortFunc(known, func(a, b gap) int { return cmp.Compare(a.First, b.First) })
-	reason := reasonCorrupt
-	if len(l.segments) > 0 && last < l.segments[0].about.First {
-		reason = reasonNotKept
-	}
-	part := func(first, last uint64) {
-		found, unowed := l.reasons(first, last, reason)
-		parts = append(parts, found...)
-		l.dropped[reason] += unowed
-	}
-	for _, g := range known {
-		if g.First > first {
-			part(first, g.First-1)
-		}
-		first = max(first, g.Last+1)
-	}
-	if first <= last {
-		part(first, last)
-	}
-	within := func(seq uint64) bool {
-		return slices.ContainsFunc(parts, func(p gap) bool { return p.First <= seq && seq <= p.Last })
-	}
-	for _, s := range l.segments {
-		for _, g := range s.gaps {
-			if within(g.seq) {
-				again = append(again, g.gap)
-			}
-		}
-	}
-	for _, d := range l.debts {
-		if d.At > 0 && within(d.At) && !l.recorded(d.First, d.Last) && !within(d.First) {
-			again = append(again, d.gap)
-		}
-	}
-	return parts, again
+func (r *run) batch(class string, first uint64, events []drivers.Event) Batch {
+	return Batch{Class: class, Incarnation: r.incarnation, First: first, Events: events}
 }
 
 // look finds pos: a batch of the tail, or the segment to read it from and the

@@ -150,3 +150,16 @@ func wantEvents(t *testing.T, got []numbered, firstSeq uint64, firstEvent int) {
 		}
 	}
 }
+
+// noise is n bytes that do not compress.
+func noise(seed, n int) []byte {
+	b := make([]byte, n)
+	x := uint64(seed)*0x9E3779B97F4A7C15 + 1
+	for i := range b {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+		b[i] = byte(x)
+	}
+	return b
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -16,8 +17,6 @@ import (
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
-
-	"sluice/drivers"
 )
 
 // A segment is one bbolt file with these buckets:
@@ -27,6 +26,8 @@ import (
 //	         cursors  per uplink: length of the name (1), name, acknowledged (8)
 //	batches  <first seq, 8 bytes>: a bucket of its own per block, key "block"
 //	gaps     <seq, 8 bytes>: the value of each gap record in this file
+//	skipped  <first seq, 8 bytes>: last (8), numbers up to a block of this file that
+//	         were never written: refused, or delivered before they had to be
 //
 // All values but blocks, which have their own, end with their CRC32C.
 //
@@ -46,6 +47,7 @@ var (
 	bucketMeta    = []byte("meta")
 	bucketBatches = []byte("batches")
 	bucketGaps    = []byte("gaps")
+	bucketSkipped = []byte("skipped")
 	keyAbout      = []byte("about")
 	keyTally      = []byte("tally")
 	keyCursors    = []byte("cursors")
@@ -61,13 +63,30 @@ type about struct {
 	Class       string `json:"class"`
 	Incarnation string `json:"incarnation"`
 	First       uint64 `json:"first"`
+	Thinned     string `json:"thinned,omitempty"` // the interval of the last thinning
 }
+
+// span is a run of numbers.
+type span struct{ first, last uint64 }
 
 // tally sums up what a segment holds.
 type tally struct {
 	last     uint64 // 0: nothing
 	events   uint64
 	from, to time.Time
+}
+
+// add counts r in; blocks come in order.
+func (t *tally) add(r *run) {
+	from, to := r.times()
+	if len(r.events) > 0 && (t.events == 0 || from.Before(t.from)) {
+		t.from = from
+	}
+	if len(r.events) > 0 && (t.events == 0 || to.After(t.to)) {
+		t.to = to
+	}
+	t.last = r.last()
+	t.events += uint64(len(r.events))
 }
 
 func (t tally) bytes() []byte {
@@ -94,63 +113,89 @@ type segment struct {
 	tally tally
 	bytes int64 // used in the file
 	gaps  []gapAt
+	skips []span // never written
+
+	blocks   uint64 // written by this process
+	keepAsIs bool   // not to be rewritten (again)
+
+	rescued []span // of a file that was saved from a damaged one at this start: what it holds
 
 	damaged atomic.Bool // a reader met a bad page or block
 	bad     bool        // cannot be read at all; set aside once the state says so
+
+	aside string // where the damaged file lies now
 
 	mu   sync.Mutex
 	db   *bbolt.DB // nil: closed, opened again by view
 	gone bool      // unlinked
 }
 
-// createSegment makes a new, durable, empty file. It is made under a temporary
-// name and renamed when it is whole: a power cut in the middle of a bbolt file's
-// first pages leaves one that kills whoever opens it.
+// createSegment makes a new, durable, empty file.
 func createSegment(dir string, a about, gen uint32, limit int64) (*segment, error) {
-	path := filepath.Join(dir, fmt.Sprintf("%020d-%04d%s", a.First, gen, segmentSuffix))
-	tmp := path + ".tmp"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove a left-over file: %w", err)
-	}
-	// The map is as large as the file will ever be: growing it would make the
-	// writer wait for all readers.
-	db, err := bbolt.Open(tmp, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType,
-		InitialMmapSize: int(limit + limit/4 + 4<<20)})
+	s, err := newSegment(dir, a, gen, limit)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("create segment: %w", err), removeQuietly(tmp))
+		return nil, err
 	}
-	db.AllocSize = int(min(growStep, limit/4))
-	s := &segment{path: path, about: a, gen: gen, db: db}
-	if err = s.prepare(tmp); err != nil {
-		return nil, errors.Join(fmt.Errorf("create segment: %w", err), db.Close(), removeQuietly(tmp), removeQuietly(path))
+	if err = s.appear(); err != nil {
+		return nil, errors.Join(err, s.discard())
 	}
 	return s, nil
 }
 
-func (s *segment) prepare(tmp string) error {
+// newSegment makes a file under a temporary name; appear gives it its own when it
+// is whole: a power cut in the middle of a bbolt file's first pages leaves one
+// that kills whoever opens it. limit is about how large it will get.
+func newSegment(dir string, a about, gen uint32, limit int64) (*segment, error) {
+	s := &segment{path: filepath.Join(dir, fmt.Sprintf("%020d-%04d%s", a.First, gen, segmentSuffix)), about: a, gen: gen}
+	if err := removeQuietly(s.temporary()); err != nil {
+		return nil, fmt.Errorf("remove a left-over file: %w", err)
+	}
+	// The map is as large as the file will ever be: growing it would make the
+	// writer wait for all readers. The list of free pages is not stored: only a
+	// file's first process writes it, and nobody else needs that list.
+	db, err := bbolt.Open(s.temporary(), 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType,
+		NoFreelistSync: true, InitialMmapSize: int(limit + limit/4 + 4<<20)})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("create segment: %w", err), removeQuietly(s.temporary()))
+	}
+	db.AllocSize = int(min(growStep, limit/4))
+	s.db = db
+	if err = db.Update(s.prepare); err != nil {
+		return nil, errors.Join(fmt.Errorf("create segment: %w", err), s.discard())
+	}
+	return s, nil
+}
+
+func (s *segment) temporary() string { return s.path + ".tmp" }
+
+func (s *segment) prepare(tx *bbolt.Tx) error {
 	js, err := json.Marshal(s.about)
 	if err != nil {
 		return err
 	}
-	err = s.db.Update(func(tx *bbolt.Tx) error {
-		meta, err := tx.CreateBucket(bucketMeta)
-		if err != nil {
-			return err
-		}
-		for _, name := range [][]byte{bucketBatches, bucketGaps} {
-			if _, err = tx.CreateBucket(name); err != nil {
-				return err
-			}
-		}
-		return errors.Join(meta.Put(keyAbout, sealed(js)), meta.Put(keyTally, sealed(tally{}.bytes())))
-	})
+	meta, err := tx.CreateBucket(bucketMeta)
 	if err != nil {
 		return err
 	}
-	if err = os.Rename(tmp, s.path); err != nil {
-		return err
+	for _, name := range [][]byte{bucketBatches, bucketGaps, bucketSkipped} {
+		if _, err = tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	return errors.Join(meta.Put(keyAbout, sealed(js)), meta.Put(keyTally, sealed(tally{}.bytes())))
+}
+
+// appear renames a file whose contents are durable to its own name, durably.
+func (s *segment) appear() error {
+	if err := os.Rename(s.temporary(), s.path); err != nil {
+		return fmt.Errorf("create segment: %w", err)
 	}
 	return syncDir(filepath.Dir(s.path))
+}
+
+// discard removes a file that was not finished.
+func (s *segment) discard() error {
+	return errors.Join(s.close(), removeQuietly(s.temporary()), removeQuietly(s.path))
 }
 
 func removeQuietly(path string) error {
@@ -175,10 +220,18 @@ type stored struct {
 	block []byte
 }
 
-// append commits blocks, the new tally, the cursors and the gap records among
-// the events in one transaction. It returns the bytes written. After an error
-// the segment must not be written again.
-func (s *segment) append(blocks []stored, t tally, cursors []byte, gaps []gapAt) (written, size int64, err error) {
+// load is what one transaction adds to a segment.
+type load struct {
+	blocks  []stored
+	tally   tally // with them
+	gaps    []gapAt
+	skip    *span
+	cursors map[string]uint64
+}
+
+// append commits w in one transaction. It returns the bytes written. After an
+// error the segment must not be written again.
+func (s *segment) append(w load) (written, size int64, err error) {
 	tx, err := s.db.Begin(true)
 	if err != nil {
 		return 0, 0, err
@@ -188,7 +241,7 @@ func (s *segment) append(blocks []stored, t tally, cursors []byte, gaps []gapAt)
 			err = errors.Join(fmt.Errorf("%w: %v", errDamaged, r), rollback(tx))
 		}
 	}()
-	if err = fill(tx, blocks, t, cursors, gaps); err != nil {
+	if err = w.fill(tx); err != nil {
 		return 0, 0, errors.Join(err, tx.Rollback())
 	}
 	if err = tx.Commit(); err != nil {
@@ -204,10 +257,10 @@ func rollback(tx *bbolt.Tx) (err error) {
 	return tx.Rollback()
 }
 
-func fill(tx *bbolt.Tx, blocks []stored, t tally, cursors []byte, gaps []gapAt) error {
+func (w *load) fill(tx *bbolt.Tx) error {
 	batches := tx.Bucket(bucketBatches)
 	batches.FillPercent = 1 // sequential keys: half-filled pages would never be filled later
-	for _, bl := range blocks {
+	for _, bl := range w.blocks {
 		sub, err := batches.CreateBucket(seqKey(bl.first))
 		if err != nil {
 			return fmt.Errorf("batch %d: %w", bl.first, err)
@@ -216,13 +269,18 @@ func fill(tx *bbolt.Tx, blocks []stored, t tally, cursors []byte, gaps []gapAt) 
 			return fmt.Errorf("batch %d: %w", bl.first, err)
 		}
 	}
-	for _, g := range gaps {
+	for _, g := range w.gaps {
 		if err := tx.Bucket(bucketGaps).Put(seqKey(g.seq), sealed(g.gap.value())); err != nil {
 			return fmt.Errorf("gap %d: %w", g.seq, err)
 		}
 	}
+	if w.skip != nil {
+		if err := tx.Bucket(bucketSkipped).Put(seqKey(w.skip.first), sealed(seqKey(w.skip.last))); err != nil {
+			return fmt.Errorf("skipped %d: %w", w.skip.first, err)
+		}
+	}
 	meta := tx.Bucket(bucketMeta)
-	return errors.Join(meta.Put(keyTally, sealed(t.bytes())), meta.Put(keyCursors, sealed(cursors)))
+	return errors.Join(meta.Put(keyTally, sealed(w.tally.bytes())), meta.Put(keyCursors, sealed(encodeCursors(w.cursors))))
 }
 
 func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
@@ -247,6 +305,9 @@ func (s *segment) begin() (*bbolt.Tx, error) {
 		return nil, errGone
 	}
 	if s.db == nil {
+		if err := checkPages(s.path); err != nil {
+			return nil, err
+		}
 		db, err := bbolt.Open(s.path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
 		if err != nil {
 			return nil, openError(err)
@@ -278,8 +339,8 @@ func recoverDamage(err *error) {
 // load reads what the file says of itself. Nothing else may use s meanwhile.
 func (s *segment) load() error {
 	return s.view(func(tx *bbolt.Tx) error {
-		meta, gaps := tx.Bucket(bucketMeta), tx.Bucket(bucketGaps)
-		if meta == nil || gaps == nil || tx.Bucket(bucketBatches) == nil {
+		meta, gaps, skipped := tx.Bucket(bucketMeta), tx.Bucket(bucketGaps), tx.Bucket(bucketSkipped)
+		if meta == nil || gaps == nil || skipped == nil || tx.Bucket(bucketBatches) == nil {
 			return fmt.Errorf("%w: buckets are missing", errDamaged)
 		}
 		about, err := unseal(meta.Get(keyAbout))
@@ -296,24 +357,34 @@ func (s *segment) load() error {
 		if err != nil {
 			return err
 		}
-		t, err := parseTally(value)
-		if err != nil {
+		if s.tally, err = parseTally(value); err != nil {
 			return err
 		}
-		s.tally, s.bytes = t, tx.Size()
-		return gaps.ForEach(func(k, v []byte) error {
-			value, err := unseal(v)
-			if err != nil {
-				return err
-			}
-			g, err := parseGap(value)
-			if len(k) != 8 || err != nil {
-				return fmt.Errorf("%w: gap record", errDamaged)
-			}
-			s.gaps = append(s.gaps, gapAt{seq: binary.BigEndian.Uint64(k), gap: g})
-			return nil
-		})
+		s.bytes, s.gaps, s.skips = tx.Size(), nil, nil
+		return errors.Join(gaps.ForEach(s.loadGap), skipped.ForEach(s.loadSkip))
 	})
+}
+
+func (s *segment) loadGap(k, v []byte) error {
+	value, err := unseal(v)
+	if err != nil {
+		return err
+	}
+	g, err := parseGap(value)
+	if len(k) != 8 || err != nil {
+		return fmt.Errorf("%w: gap record", errDamaged)
+	}
+	s.gaps = append(s.gaps, gapAt{seq: binary.BigEndian.Uint64(k), gap: g})
+	return nil
+}
+
+func (s *segment) loadSkip(k, v []byte) error {
+	value, err := unseal(v)
+	if len(k) != 8 || err != nil || len(value) != 8 {
+		return fmt.Errorf("%w: skipped numbers", errDamaged)
+	}
+	s.skips = append(s.skips, span{binary.BigEndian.Uint64(k), binary.BigEndian.Uint64(value)})
+	return nil
 }
 
 // cursors returns the cursors that the last commit carried.
@@ -334,9 +405,9 @@ func (s *segment) cursors() (map[string]uint64, error) {
 
 // read decodes the block that holds pos, or the first one after it. errNoMore
 // means that the file holds nothing at or after pos. With errDamaged the header
-// tells which numbers the bad block stood for: first, and count as far as the
+// tells which numbers the bad block stood for: first, and span as far as the
 // keys tell.
-func (s *segment) read(pos uint64, c *codec) (h header, events []drivers.Event, err error) {
+func (s *segment) read(pos uint64, c *codec) (h header, r run, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
 		batches := tx.Bucket(bucketBatches)
 		if batches == nil {
@@ -359,12 +430,12 @@ func (s *segment) read(pos uint64, c *codec) (h header, events []drivers.Event, 
 				return fmt.Errorf("%w: batch %d has no bucket", errDamaged, h.first)
 			}
 			var got header
-			if got, events, err = c.decode(sub.Get(keyBlock), s.about.Class); err == nil && got.first != h.first {
+			if got, r, err = c.decode(sub.Get(keyBlock), s.about.Class); err == nil && got.first != h.first {
 				err = fmt.Errorf("%w: batch %d says it is %d", errDamaged, h.first, got.first)
 			}
 			if err != nil {
 				if next, _ := cur.Next(); len(next) == 8 {
-					h.count = int(binary.BigEndian.Uint64(next) - h.first)
+					h.span = int(min(binary.BigEndian.Uint64(next)-h.first, math.MaxInt32))
 				}
 				return err
 			}
@@ -374,7 +445,7 @@ func (s *segment) read(pos uint64, c *codec) (h header, events []drivers.Event, 
 		}
 		return errNoMore
 	})
-	return h, events, err
+	return h, r, err
 }
 
 // close closes the file; view opens it again.
@@ -404,5 +475,6 @@ func (s *segment) setAside() error {
 	s.mu.Lock()
 	s.gone = true
 	s.mu.Unlock()
-	return errors.Join(err, os.Rename(s.path, s.path+".corrupt-"+time.Now().UTC().Format("20060102T150405.000")))
+	s.aside = s.path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000")
+	return errors.Join(err, os.Rename(s.path, s.aside))
 }

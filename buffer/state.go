@@ -39,10 +39,12 @@ type savedState struct {
 }
 
 type savedClass struct {
-	Next     uint64            `json:"next"`     // at least this many are used
-	Reserved uint64            `json:"reserved"` // none above it is used
-	Newest   uint64            `json:"newest"`   // first number of the newest segment; 0: there is none
-	Cursors  map[string]uint64 `json:"cursors"`  // by uplink: acknowledged up to here
+	Next     uint64            `json:"next"`               // at least this many are used
+	Reserved uint64            `json:"reserved"`           // none above it is used
+	Newest   uint64            `json:"newest"`             // first number of the newest segment; 0: there is none
+	Volatile bool              `json:"volatile,omitempty"` // write-behind: numbers are used before they are written
+	Cursors  map[string]uint64 `json:"cursors"`            // by uplink: acknowledged up to here
+	Until    map[string]uint64 `json:"until,omitempty"`    // by uplink that is not configured any more: it was to get everything up to here
 	Debts    []debt            `json:"debts,omitempty"`
 }
 

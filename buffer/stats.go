@@ -18,7 +18,7 @@ type ClassStats struct {
 	Committed uint64            // events made durable, gap records included
 	First     uint64            // the oldest stored sequence number; 0: nothing is stored
 	Next      uint64            // the number of the next event
-	Events    uint64            // stored and not yet delivered by every uplink
+	Events    uint64            // stored or held, and not yet delivered by every uplink
 	Queued    int               // taken, waiting for their commit
 	Bytes     int64             // used by the segments
 	Oldest    time.Duration     // age of the oldest undelivered event; 0: there is none. From a segment on disk it may be too high by what the segment spans
@@ -31,7 +31,7 @@ type ClassStats struct {
 // UplinkStats is one uplink's place in a class.
 type UplinkStats struct {
 	Acked uint64 // delivered or accounted for up to this number
-	Lag   uint64 // stored events after it
+	Lag   uint64 // events after it, stored or held
 }
 
 // Stats may be called at any time; it does not touch the disk.
@@ -50,7 +50,7 @@ func (b *Buffer) Stats() Stats {
 func (l *lane) stats() ClassStats {
 	low := l.minAcked()
 	c := ClassStats{Committed: l.committed, Next: l.next, Queued: len(l.pending), Dropped: maps.Clone(l.dropped),
-		Events: l.storedAfter(low), Blocked: l.blocked, Fault: l.fault, Uplinks: map[string]UplinkStats{}}
+		Events: l.toDeliver(low), Blocked: l.blocked, Fault: l.fault, Uplinks: map[string]UplinkStats{}}
 	for _, s := range l.segments {
 		c.Bytes += s.bytes
 		if c.First == 0 && s.tally.events > 0 {
@@ -62,10 +62,21 @@ func (l *lane) stats() ClassStats {
 	}
 	for name, cur := range l.cursors {
 		if cur.live {
-			c.Uplinks[name] = UplinkStats{Acked: cur.acked, Lag: l.storedAfter(cur.acked)}
+			c.Uplinks[name] = UplinkStats{Acked: cur.acked, Lag: l.toDeliver(cur.acked)}
 		}
 	}
 	return c
+}
+
+// toDeliver counts the events after seq.
+func (l *lane) toDeliver(seq uint64) uint64 {
+	n := l.storedAfter(seq)
+	for _, h := range l.held {
+		if last := h.batch.Last(); last > seq {
+			n += last - max(seq, h.batch.First-1)
+		}
+	}
+	return n
 }
 
 // storedAfter counts the stored events after seq.

@@ -13,7 +13,11 @@ import (
 // limits, until ctx ends and what is queued then is committed.
 func (l *lane) run(ctx context.Context) {
 	debug.SetPanicOnFault(true) // a fault in a mapped file is an error of that file, not the end
-	tick := time.NewTicker(time.Second)
+	every := time.Second
+	if l.spillAfter > 0 {
+		every = min(every, max(l.spillAfter/4, 10*time.Millisecond))
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		select {
@@ -23,25 +27,28 @@ func (l *lane) run(ctx context.Context) {
 		case <-l.wake:
 			l.gather(ctx)
 		}
-		l.tidy()
+		l.tidy(ctx)
 		for ctx.Err() == nil && l.commitNext(ctx) {
-			l.tidy() // under load this loop may never end
+			l.tidy(ctx) // under load this loop may never end
 			if l.waits() {
 				l.gather(ctx)
 			}
 		}
 	}
+	l.endMerge(true)
 	l.finish()
 }
 
 // tidy removes what is delivered, and once a second what has expired.
-func (l *lane) tidy() {
+func (l *lane) tidy(ctx context.Context) {
 	if time.Since(l.expired) >= time.Second {
 		l.expired = time.Now()
 		l.expire()
 	}
 	l.trim(l.class.Retain)
 	l.settle()
+	l.endMerge(false)
+	l.mergeSmall(ctx)
 }
 
 func (l *lane) waits() bool {
@@ -62,7 +69,7 @@ func (l *lane) finish() {
 
 // gather waits for company: until there is enough of it or commit_delay is over.
 func (l *lane) gather(ctx context.Context) {
-	if l.commitDelay == 0 || l.enough() {
+	if l.commitDelay == 0 || l.enough() || l.holding() {
 		return
 	}
 	delay := time.NewTimer(l.commitDelay)
@@ -81,6 +88,14 @@ func (l *lane) gather(ctx context.Context) {
 	}
 }
 
+// holding reports whether what comes next need not be written: it gains nothing
+// by company.
+func (l *lane) holding() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.spillAfter > 0 && l.keepsUp()
+}
+
 func (l *lane) enough() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,9 +105,13 @@ func (l *lane) enough() bool {
 // commitNext commits the next part of the queue; false when there is nothing
 // left to do for now.
 func (l *lane) commitNext(ctx context.Context) bool {
+	l.release()
 	items := l.take()
-	if len(items) == 0 {
+	if len(items) == 0 && !l.spillDue() {
 		return false
+	}
+	if l.mayHold(items) && l.hold(items) {
+		return true
 	}
 	if !l.makeRoom(items) {
 		if l.class.WhenFull == DropNewest {
@@ -118,45 +137,6 @@ func (l *lane) commitNext(ctx context.Context) bool {
 	return true
 }
 
-// take moves the front of the queue out. Its bytes stay counted until it is
-// committed: it is still in memory.
-func (l *lane) take() []item {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n, bytes := 0, int64(0)
-	for n < len(l.pending) && n < commitEvents && (n == 0 || bytes < commitBytes) {
-		bytes += cost(&l.pending[n].event)
-		n++
-	}
-	items := l.pending[:n:n]
-	l.pending = l.pending[n:]
-	if len(l.pending) == 0 {
-		l.pending = nil // the array belongs to items now
-	}
-	return items
-}
-
-// putBack returns events to the front of the queue, and gives gap records,
-// which are written whatever the limits.
-func (l *lane) putBack(items []item) (gaps []item) {
-	var events []item
-	for _, it := range items {
-		if it.gap != nil {
-			gaps = append(gaps, it)
-		} else {
-			events = append(events, it)
-		}
-	}
-	l.putBackAll(events)
-	return gaps
-}
-
-func (l *lane) putBackAll(items []item) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.pending = append(items[:len(items):len(items)], l.pending...)
-}
-
 // store commits items, again and again while the disk refuses, and acknowledges
 // them; false when ctx ends first. After a failed commit the file is left as it
 // is and a new one takes over: what a failed sync left in the page cache and
@@ -165,6 +145,7 @@ func (l *lane) putBackAll(items []item) {
 func (l *lane) store(ctx context.Context, items []item) bool {
 	wait := 50 * time.Millisecond
 	for {
+		l.release()
 		begin := time.Now()
 		err := l.commit(items)
 		if err == nil {
@@ -228,7 +209,7 @@ func (l *lane) abandon() {
 	}
 }
 
-// commit writes items as one transaction of the active segment.
+// commit writes what is held and items as one transaction of the active segment.
 func (l *lane) commit(items []item) error {
 	if err := l.reserve(uint64(len(items))); err != nil {
 		return err
@@ -237,23 +218,28 @@ func (l *lane) commit(items []item) error {
 	if err != nil {
 		return err
 	}
-	batches, gaps := l.number(items)
-	t := s.tally
-	blocks := make([]stored, len(batches))
-	for i, b := range batches {
-		blocks[i] = stored{first: b.First, block: l.codec.encode(l.incarnation, b.First, b.Events)}
-		if t.events == 0 {
-			t.from = b.Events[0].Time
-		}
-		t.last, t.to = b.Last(), b.Events[len(b.Events)-1].Time
-		t.events += uint64(len(b.Events))
+	batches := l.unstored()
+	behind := len(batches)
+	fresh, gaps := l.number(items)
+	if batches = append(batches, fresh...); len(batches) == 0 {
+		return nil
 	}
-	cursors := l.ackedCursors()
-	written, size, err := s.append(blocks, t, encodeCursors(cursors), gaps)
+	t := s.tally
+	w := load{gaps: gaps, cursors: l.ackedCursors()}
+	for _, b := range batches {
+		r := run{first: b.First, span: len(b.Events), events: b.Events}
+		w.blocks = append(w.blocks, stored{first: b.First, block: l.codec.encode(l.incarnation, &r)})
+		t.add(&r)
+	}
+	if first := batches[0].First; first > l.stored+1 {
+		w.skip = &span{l.stored + 1, first - 1}
+	}
+	w.tally = t
+	written, size, err := s.append(w)
 	if err != nil {
 		return fmt.Errorf("commit to %s: %w", s.path, err)
 	}
-	l.publish(s, batches, gaps, t, size, written, cursors)
+	tell(l.publish(s, &w, batches, behind, size, written))
 	return nil
 }
 
@@ -266,16 +252,6 @@ func (l *lane) reserve(n uint64) error {
 		return nil
 	}
 	return l.saveState(false)
-}
-
-func (l *lane) ackedCursors() map[string]uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	m := make(map[string]uint64, len(l.cursors))
-	for name, c := range l.cursors {
-		m[name] = c.acked
-	}
-	return m
 }
 
 // number gives items their sequence numbers and cuts them into batches.
@@ -300,70 +276,49 @@ func (l *lane) number(items []item) (batches []Batch, gaps []gapAt) {
 	return batches, gaps
 }
 
-// publish makes a durable commit visible to readers.
-func (l *lane) publish(s *segment, batches []Batch, gaps []gapAt, t tally, size, written int64, cursors map[string]uint64) {
+// publish makes a durable commit visible to readers, the first behind batches of
+// which they have already. It returns what tells the sources of those.
+func (l *lane) publish(s *segment, w *load, batches []Batch, behind int, size, written int64) (done []func(error)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mended()
-	l.committed += t.events - s.tally.events
-	s.tally, s.bytes = t, size
-	s.gaps = append(s.gaps, gaps...)
-	l.next = t.last + 1
+	l.committed += w.tally.events - s.tally.events
+	s.tally, s.bytes = w.tally, size
+	s.gaps = append(s.gaps, w.gaps...)
+	if w.skip != nil {
+		s.skips = append(s.skips, *w.skip)
+	}
+	s.blocks += uint64(len(batches))
+	l.stored = w.tally.last
+	l.next = max(l.next, w.tally.last+1)
 	l.written += written
 	l.commits++
-	l.cursorsSaved(cursors)
-	for _, b := range batches {
-		var bytes int64
-		for i := range b.Events {
-			bytes += cost(&b.Events[i])
-		}
-		l.tail, l.tailBytes, l.tailSum = append(l.tail, b), append(l.tailBytes, bytes), l.tailSum+bytes
+	l.cursorsSaved(w.cursors)
+	done = l.spilled()
+	now := time.Now()
+	for _, b := range batches[behind:] {
+		l.push(b, now)
 	}
 	l.shortenTail()
+	l.tellReaders()
+	return done
+}
+
+// tellReaders wakes all readers. The caller holds the lock.
+func (l *lane) tellReaders() {
 	for _, c := range l.waiting {
 		signal(c)
 	}
 }
 
-// shortenTail keeps the tail within its bound, and no longer than anyone needs.
-func (l *lane) shortenTail() {
-	l.forget(l.minAcked())
-	for l.tailSum > l.memory {
-		l.forget(l.tail[0].Last())
-	}
-}
-
-// forget removes the batches up to seq from the tail.
-func (l *lane) forget(seq uint64) {
-	n := 0
-	for n < len(l.tail) && l.tail[n].Last() <= seq {
-		l.tailSum -= l.tailBytes[n]
-		l.tail[n] = Batch{}
-		n++
-	}
-	l.tail, l.tailBytes = l.tail[n:], l.tailBytes[n:]
-}
-
 // acknowledge tells the sources, in order, and makes room in the queue.
 func (l *lane) acknowledge(items []item) {
-	var bytes int64
-	gaps := 0
 	for i := range items {
 		if items[i].done != nil {
 			items[i].done(nil)
 		}
-		if items[i].gap != nil {
-			gaps++
-		}
-		bytes += cost(&items[i].event)
 	}
-	l.mu.Lock()
-	l.gapsQueued -= gaps
-	clear(items) // the array may be part of the queue's
-	l.pendBytes -= bytes
-	close(l.space)
-	l.space = make(chan struct{})
-	l.mu.Unlock()
+	l.drained(items)
 }
 
 // writable returns the active segment, making a new one when there is none or
@@ -380,11 +335,11 @@ func (l *lane) writable() (*segment, error) {
 
 // roll begins a new segment; the one before is only read from now on.
 func (l *lane) roll() error {
-	gen := uint32(0)
-	if n := len(l.segments); n > 0 && l.segments[n-1].about.First == l.next {
+	gen, first := uint32(0), l.front()
+	if n := len(l.segments); n > 0 && l.segments[n-1].about.First == first {
 		gen = l.segments[n-1].gen + 1
 	}
-	s, err := createSegment(l.dir, about{Format: segmentFormat, Class: l.class.Name, Incarnation: l.incarnation, First: l.next}, gen, l.segLimit)
+	s, err := createSegment(l.dir, about{Format: segmentFormat, Class: l.class.Name, Incarnation: l.incarnation, First: first}, gen, l.segLimit)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode/utf8"
@@ -19,38 +20,65 @@ import (
 // errFound ends a command that did its work and found something: exit status 3.
 var errFound = errors.New("something was found")
 
-// bufferCommand looks into a data directory that no agent runs on.
+// bufferVerbs are the words after "sluice buffer", in the order of the help.
+var bufferVerbs = []string{"stat", "verify", "export", "repair", "compact"}
+
+// bufferOptions are the flags of "sluice buffer".
+type bufferOptions struct {
+	dir, class   string
+	json, dryRun bool
+}
+
+// bufferCommand looks into a data directory that no agent runs on, or mends it.
 func bufferCommand(ctx context.Context, c *call) error {
-	dir := c.flags.String("data-dir", "", "the data `directory` (default: agent.data_dir of the config)")
-	js := c.flags.Bool("json", false, "print JSON")
-	class := c.flags.String("class", "", "export only this class")
-	verbs := map[string]func(context.Context, *call, *buffer.Offline) error{
-		"stat":   func(_ context.Context, c *call, o *buffer.Offline) error { return bufferStat(c, o, *js) },
-		"verify": func(ctx context.Context, c *call, o *buffer.Offline) error { return bufferVerify(ctx, c, o, *js) },
-		"export": func(ctx context.Context, c *call, o *buffer.Offline) error { return bufferExport(ctx, c, o, *class) },
-	}
+	var opt bufferOptions
+	c.flags.StringVar(&opt.dir, "data-dir", "", "the data `directory` (default: agent.data_dir of the config)")
+	c.flags.BoolVar(&opt.json, "json", false, "print JSON")
+	c.flags.StringVar(&opt.class, "class", "", "export only this `class`")
+	c.flags.BoolVar(&opt.dryRun, "dry-run", false, "repair changes nothing and shows what it would do; exit status 3 when that is something")
 	verb := ""
-	if len(c.rest) > 0 && c.rest[0][0] != '-' {
+	if len(c.rest) > 0 && c.rest[0] != "" && c.rest[0][0] != '-' {
 		verb, c.rest = c.rest[0], c.rest[1:]
 	}
 	if err := c.parse(0); err != nil {
 		return err
 	}
-	if verbs[verb] == nil {
-		return usageError{fmt.Errorf("buffer: unknown %q (stat, verify, export)", verb)}
+	switch {
+	case !slices.Contains(bufferVerbs, verb):
+		return usageError{fmt.Errorf("buffer: unknown %q (%s)", verb, strings.Join(bufferVerbs, ", "))}
+	case opt.dryRun && verb != "repair":
+		return usageError{fmt.Errorf("buffer %s: --dry-run goes with repair only", verb)}
+	case opt.class != "" && verb != "export":
+		return usageError{fmt.Errorf("buffer %s: --class goes with export only", verb)}
 	}
-	if *dir == "" {
+	if opt.dir == "" {
 		cfg, err := c.load()
 		if err != nil {
 			return err
 		}
-		*dir = cfg.Agent.DataDir
+		opt.dir = cfg.Agent.DataDir
 	}
-	o, err := buffer.OpenOffline(*dir)
+	if verb == "repair" || verb == "compact" {
+		return mend(ctx, c, verb, opt)
+	}
+	return lookInto(ctx, c, verb, opt)
+}
+
+// lookInto runs the verbs that change nothing.
+func lookInto(ctx context.Context, c *call, verb string, opt bufferOptions) error {
+	o, err := buffer.OpenOffline(opt.dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(verbs[verb](ctx, c, o), o.Close())
+	switch verb {
+	case "stat":
+		err = bufferStat(c, o, opt.json)
+	case "verify":
+		err = bufferVerify(ctx, c, o, opt.json)
+	default:
+		err = bufferExport(ctx, c, o, opt.class)
+	}
+	return errors.Join(err, o.Close())
 }
 
 func bufferStat(c *call, o *buffer.Offline, js bool) error {

@@ -45,11 +45,12 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"run", "", "run the agent in the foreground; SIGTERM stops, SIGHUP reloads", run},
-		{"check", "", "validate a config: every problem at once, as file:line:col", check},
+		{"check", "", "validate a config: every problem at once, as file:line:col; and say what waits for uplinks that it no longer has", check},
 		{"print-config", "", "show the effective config with defaults, secrets masked", printConfig},
 		{"status", "[--watch] [--json] [--addr HOST:PORT]", "show the running agent: rates, backlog, link state, last errors", status},
 		{"top", "[--addr HOST:PORT]", "the same, refreshed until Ctrl-C", top},
-		{"buffer", "stat|verify|export [--data-dir DIR] [--class C] [--json]", "look into the buffer of an agent that does not run; verify exits 3 where damage is found", bufferCommand},
+		{"buffer", "stat|verify|export|repair|compact [--data-dir DIR] [--json] [--class C] [--dry-run]",
+			"look into the buffer of an agent that does not run, or mend it; verify and repair --dry-run exit 3 where damage is found", bufferCommand},
 		{"config", "schema", "print the JSON Schema of the config file", configCommand},
 		{"simulate", "[plant|demo] [flags]", "a plant on loopback to try things out: MQTT, Modbus, Kafka", simulate},
 		{"version", "[--json]", "show version, commit and Go version", version},

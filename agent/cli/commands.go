@@ -12,18 +12,24 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"sluice/agent"
 	"sluice/agent/config"
 )
 
-// check validates a config and prints all its problems.
+// check validates a config and prints all its problems; of a good one it says
+// which stored events would be stranded by it.
 func check(_ context.Context, c *call) error {
 	if err := c.parse(0); err != nil {
 		return err
 	}
-	if _, err := c.load(); err != nil {
+	cfg, err := c.load()
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(c.Out, "%s: ok\n", c.file)
+	for _, line := range agent.Stranded(cfg) {
+		fmt.Fprintln(c.Err, line)
+	}
 	return nil
 }
 

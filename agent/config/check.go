@@ -77,20 +77,28 @@ func (d *decoder) checkSource(s *Source) {
 }
 
 // checkBuffer refuses a write-behind together with what needs everything on
-// the flash.
+// the flash, and names each place of it.
 func (d *decoder) checkBuffer() {
-	if d.cfg.Buffer.SpillAfter == 0 {
+	const path = "buffer.spill_after"
+	if d.cfg.Buffer.SpillAfter == 0 || d.bad[path] {
 		return
 	}
-	const path = "buffer.spill_after"
+	where := d.cfg.where
+	refuse := func(other, with, allowed string) {
+		if !d.bad[other] {
+			d.wrongAt(where.of(path), path, fmt.Sprintf("does not go together with %s in line %d", with, where.of(other).line), allowed)
+		}
+	}
 	for _, class := range d.cfg.Classes {
 		if class.Retain > 0 {
-			d.wrong(path, fmt.Sprintf("does not go together with classes.%s.retain", class.Name), "0s, or no retain")
+			at := join(join("classes", class.Name), "retain")
+			refuse(at, at, "0s, or no retain")
 		}
 	}
 	for _, u := range d.cfg.Uplinks {
 		if u.Kafka != nil && u.Kafka.Delivery == "exactly_once" {
-			d.wrong(path, fmt.Sprintf("does not go together with delivery exactly_once of the uplink %s", u.Name), "0s, or at_least_once")
+			at := join(join("uplinks", u.Name), "kafka.delivery")
+			refuse(at, at+" exactly_once", "0s, or at_least_once")
 		}
 	}
 }

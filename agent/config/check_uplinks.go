@@ -2,10 +2,33 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 )
+
+// partUplinks moves what is declared as removed from the uplinks to Removed.
+func (d *decoder) partUplinks() {
+	c := d.cfg
+	left := c.Uplinks[:0]
+	for _, u := range c.Uplinks {
+		if !u.Removed {
+			left = append(left, u)
+			continue
+		}
+		c.Removed = append(c.Removed, u.Name)
+		for _, f := range fieldsOf(reflect.TypeFor[Uplink]()) {
+			at := join(join("uplinks", u.Name), f.key)
+			if _, given := c.where[at]; given && f.key != "removed" {
+				d.wrong(at, "does not go together with removed: true", "nothing else in an uplink that is removed")
+			}
+		}
+	}
+	if c.Uplinks = left; len(left) == 0 && len(c.Removed) > 0 {
+		d.wrong("uplinks", "holds only removed uplinks", "at least one that is not, such as central: { kafka: … }")
+	}
+}
 
 func (d *decoder) checkUplink(u *Uplink, used []string) {
 	path := join("uplinks", u.Name)

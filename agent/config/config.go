@@ -14,7 +14,8 @@
 //	default   the value when the key is left out, written as in the file
 //	range     lowest..highest, both included, written as in the file
 //	enum      the allowed words, separated by |
-//	required  "true": the key must be there and not empty
+//	required  "true": the key must be there and not empty; "unless KEY": or that
+//	          key beside it is true
 //	like      an example, as written in the file, for problem texts
 //
 // A Config is read-only after Load and may be used by many goroutines.
@@ -37,8 +38,8 @@ type Config struct {
 	Buffer Buffer `yaml:"buffer"`
 	// Rules that select, change and derive events, in order.
 	Pipeline []Rule `yaml:"pipeline"`
-	// Where events are sent to, by name. At least one. Each gets everything
-	// that its classes select.
+	// Where events are sent to, by name. At least one that is not removed. Each
+	// gets everything that its classes select.
 	Uplinks []Uplink `yaml:"uplinks,named" required:"true" like:"uplinks: { central: { kafka: … } }"`
 	// Config, status and commands over an uplink.
 	Remote *Remote `yaml:"remote"`
@@ -46,6 +47,10 @@ type Config struct {
 	Observe Observe `yaml:"observe"`
 	// The log of the agent itself, on standard error.
 	Log Log `yaml:"log"`
+
+	// Removed are the names under uplinks that are declared as gone for good;
+	// they are not among Uplinks.
+	Removed []string `yaml:"-"`
 
 	where    positions         // where each path stands in the file
 	fromFile map[string]string // path -> unexpanded text, for values that hold a ${file:…}
@@ -74,13 +79,26 @@ type Class struct {
 	Retain time.Duration `yaml:"retain" default:"0s" range:"0s..87600h"`
 	// What happens when keep.bytes is used up or the disk is full. block:
 	// sources wait (MQTT acks are withheld, polls slow down). drop_newest,
-	// drop_oldest: events are dropped, and a gap record says which.
+	// drop_oldest: events are dropped, and a gap record says which. A list such
+	// as [ thin: 1s, thin: 1m, drop_oldest ] thins out what is stored before
+	// that: thin: 1s leaves one event of each topic or device for each second,
+	// the oldest first, and gap records say which are missing. 1 to 4 steps of
+	// 100ms to 24h, each longer than those before, then one word.
 	WhenFull WhenFull `yaml:"when_full" default:"block" enum:"block|drop_newest|drop_oldest"`
 }
 
-// WhenFull is a word of Class.WhenFull. The list form, a ladder of thinning
-// steps, is held as its text until a version builds it.
-type WhenFull string
+// WhenFull is what a full class does: steps of thinning, if there are any, then
+// a word.
+type WhenFull struct {
+	Thin []time.Duration // of each step, growing; none: the word stands alone
+	Word string          // block, drop_newest or drop_oldest
+}
+
+// thinStep is one step of the list form of WhenFull.
+type thinStep struct {
+	// One event of each topic or device is left for each such time.
+	Thin time.Duration `yaml:"thin" required:"true" range:"100ms..24h"`
+}
 
 // Keep bounds what a class holds back for an uplink that is away.
 type Keep struct {
@@ -95,7 +113,8 @@ type Buffer struct {
 	// Longest wait for company before a commit. 0: as soon as the disk is free.
 	CommitDelay time.Duration `yaml:"commit_delay" default:"20ms" range:"0s..10s"`
 	// 0: every event is written. Longer: an event that all uplinks took within
-	// this time never touches the flash. Not together with exactly_once or retain.
+	// this time never touches the flash, and its source is told then that it is
+	// taken. Not together with exactly_once or retain.
 	SpillAfter time.Duration `yaml:"spill_after" default:"0s" range:"0s..1m"`
 	// Bytes of one file of the log.
 	Segment Size `yaml:"segment" default:"16MiB" range:"1MiB..512MiB"`

@@ -174,7 +174,7 @@ func TestSmallestConfigHasTheDefaults(t *testing.T) {
 		"class":          {m.Subscribe[0].Class, "process"},
 		"decode":         {m.Decode, "raw"},
 		"max_payload":    {m.MaxPayload, Size(1 << 20)},
-		"classes":        {c.Classes, []Class{{Name: "process", Priority: 10, Keep: Keep{Bytes: 1 << 30}, WhenFull: "block"}}},
+		"classes":        {c.Classes, []Class{{Name: "process", Priority: 10, Keep: Keep{Bytes: 1 << 30}, WhenFull: WhenFull{Word: "block"}}}},
 		"buffer":         {c.Buffer, Buffer{CommitDelay: 20 * time.Millisecond, Segment: 16 << 20, MinFree: 0.05}},
 		"kafka":          {*k, Kafka{Brokers: []string{"h:9092"}, Topic: "sluice.{class}", Delivery: "at_least_once", Compression: "zstd"}},
 		"observe.http":   {c.Observe.HTTP, "127.0.0.1:9273"},
@@ -244,7 +244,7 @@ func golden(t *testing.T, file string, got []byte) {
 
 func TestClassesThatAreUsedExist(t *testing.T) {
 	c := mustParse(t, strings.Replace(minimal, "filter: a", "filter: a, class: own", 1))
-	if own := c.Class("own"); own == nil || own.Priority != 10 || own.Keep.Bytes != 1<<30 || own.WhenFull != "block" {
+	if own := c.Class("own"); own == nil || own.Priority != 10 || own.Keep.Bytes != 1<<30 || own.WhenFull.Word != "block" {
 		t.Errorf("class own is %+v, want the defaults", own)
 	}
 	if c.Class("process") != nil {

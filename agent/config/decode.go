@@ -27,6 +27,7 @@ func (d *decoder) run(data []byte, hostname func() (string, error)) {
 	}
 	root := reflect.ValueOf(d.cfg).Elem()
 	d.structure(root, body, "")
+	d.partUplinks()
 	d.complete(hostname)
 	d.check()
 }
@@ -58,8 +59,8 @@ func (d *decoder) value(v reflect.Value, f field, n ast.Node, path string) {
 		v = v.Elem()
 	}
 	switch {
-	case v.Type() == whenFullType && n.Type() == ast.SequenceType:
-		v.SetString("[")
+	case v.Type() == whenFullType:
+		d.whenFull(v, f, n, path)
 	case v.Type() == secretType:
 		d.secret(v, f, n, path)
 	case isScalar(v.Type()):
@@ -75,7 +76,7 @@ func (d *decoder) value(v reflect.Value, f field, n ast.Node, path string) {
 	}
 	if allowed, yes := f.refused(whole); yes && !d.all && !d.bad[path] {
 		wrong := "is not available in this version"
-		if v.Kind() == reflect.String && v.String() != "[" {
+		if v.Kind() == reflect.String {
 			wrong = d.show(path, v.String()) + " " + wrong
 		}
 		d.wrong(path, wrong, "allowed: "+allowed)
@@ -106,8 +107,16 @@ func (d *decoder) structure(v reflect.Value, n ast.Node, path string) {
 		return
 	}
 	for _, f := range fields {
-		d.require(v.Field(f.index), f, given[f.key], join(path, f.key))
+		if f.unless == "" || !d.isTrue(v, fields, f.unless, path) {
+			d.require(v.Field(f.index), f, given[f.key], join(path, f.key))
+		}
 	}
+}
+
+// isTrue says whether the bool under key is true, or may be meant to be.
+func (d *decoder) isTrue(v reflect.Value, fields []field, key, path string) bool {
+	f := find(fields, func(f *field) bool { return f.key == key })
+	return f != nil && v.Field(f.index).Bool() || d.bad[join(path, key)]
 }
 
 // field decodes one entry of a mapping into its field.
@@ -125,7 +134,7 @@ func (d *decoder) field(v reflect.Value, fields []field, e entry, path string) {
 
 // require reports a field that must be there and is not.
 func (d *decoder) require(v reflect.Value, f field, given bool, path string) {
-	if !f.required || d.bad[path] {
+	if !f.required && f.unless == "" || d.bad[path] {
 		return
 	}
 	if !given {

@@ -15,6 +15,7 @@ type field struct {
 	free       bool // ... whose names may be any text
 	inherit    bool // empty has a meaning of its own
 	required   bool
+	unless     string // required unless the bool under this key is true
 	def        string // default, as written in the file
 	hasDefault bool
 	low, high  string // bounds, as written in the file; both empty: none
@@ -46,6 +47,9 @@ func fieldOf(t reflect.Type, i int) (field, bool) {
 		inherit:  strings.Contains(options, "inherit"),
 		required: sf.Tag.Get("required") == "true",
 	}
+	if key, ok := strings.CutPrefix(sf.Tag.Get("required"), "unless "); ok {
+		f.unless = key
+	}
 	f.def, f.hasDefault = sf.Tag.Lookup("default")
 	f.like = sf.Tag.Get("like")
 	f.low, f.high, _ = strings.Cut(sf.Tag.Get("range"), "..")
@@ -58,6 +62,9 @@ func fieldOf(t reflect.Type, i int) (field, bool) {
 // allowed says in words what the field takes: an example, or form and bounds, or
 // the words of the enum.
 func (f field) allowed() string {
+	if f.typ == whenFullType {
+		return strings.Join(f.availableWords(), ", ") + "; or a list such as " + ladderLike
+	}
 	if len(f.enum) > 0 {
 		return strings.Join(f.availableWords(), ", ")
 	}

@@ -104,7 +104,7 @@ type object = map[string]any
 
 // object is the schema of a struct.
 func (g *generator) object(t reflect.Type) object {
-	properties, required := object{}, []string{}
+	properties, required, unless := object{}, []string{}, []object(nil)
 	for _, f := range fieldsOf(t) {
 		p := g.property(f, f.typ)
 		p["description"] = g.doc(f)
@@ -112,10 +112,16 @@ func (g *generator) object(t reflect.Type) object {
 		if f.required {
 			required = append(required, f.key)
 		}
+		if f.unless != "" {
+			unless = []object{{"required": []string{f.key}}, {"required": []string{f.unless}}}
+		}
 	}
 	o := object{"type": "object", "additionalProperties": false, "properties": properties}
 	if len(required) > 0 {
 		o["required"] = required
+	}
+	if unless != nil {
+		o["anyOf"] = unless
 	}
 	return o
 }
@@ -129,6 +135,8 @@ func (g *generator) property(f field, t reflect.Type) object {
 		t = t.Elem()
 	}
 	switch {
+	case t == whenFullType:
+		return g.ladder(f)
 	case isScalar(t):
 		return scalarSchema(f, t)
 	case f.named:
@@ -143,6 +151,18 @@ func (g *generator) property(f field, t reflect.Type) object {
 		return object{"type": "object", "additionalProperties": g.property(field{}, t.Elem())}
 	}
 	return object{"type": "array", "items": g.property(field{}, t.Elem())}
+}
+
+// ladder is the schema of a word, or of a list of steps that ends with one.
+func (g *generator) ladder(f field) object {
+	words := object{"anyOf": []object{{"enum": f.availableWords()}, {"type": "string", "pattern": reference}}}
+	step := g.object(reflect.TypeFor[thinStep]())
+	list := object{
+		"type": "array", "minItems": 2, "maxItems": maxSteps + 1,
+		"items":    object{"anyOf": []object{step, words}},
+		"contains": object{"type": "string"}, "minContains": 1, "maxContains": 1,
+	}
+	return object{"default": f.def, "anyOf": []object{words, list}}
 }
 
 func scalarSchema(f field, t reflect.Type) object {
@@ -247,6 +267,9 @@ func valueCell(f field) string {
 	}
 	short := map[reflect.Type]string{durationType: "duration", sizeType: "size", shareType: "share", deadbandType: "number or share", secretType: "secret"}[t]
 	switch {
+	case f.typ == whenFullType:
+		f.typ = reflect.TypeFor[string]()
+		return valueCell(f) + ", or a list"
 	case len(f.enum) > 0:
 		return "`" + strings.Join(f.availableWords(), "` `") + "`"
 	case short != "" && f.low != "":
@@ -261,6 +284,8 @@ func defaultCell(f field) string {
 	switch {
 	case f.required:
 		return "required"
+	case f.unless != "":
+		return "required, unless `" + f.unless + "`"
 	case f.hasDefault && f.def == "":
 		return "empty"
 	case f.hasDefault:

@@ -12,7 +12,12 @@ import (
 // from a ${file:…} unexpanded. It reads back to the same text.
 func (c *Config) YAML() []byte {
 	p := printer{fromFile: c.fromFile}
-	p.structure(reflect.ValueOf(c).Elem(), "", 0)
+	shown := *c
+	shown.Uplinks = slices.Clone(c.Uplinks)
+	for _, name := range c.Removed {
+		shown.Uplinks = append(shown.Uplinks, Uplink{Name: name, Removed: true})
+	}
+	p.structure(reflect.ValueOf(shown), "", 0)
 	return []byte(p.out.String())
 }
 
@@ -48,6 +53,10 @@ func (p *printer) key(key string, depth int) {
 
 // value writes what follows a key or a dash, and ends the line.
 func (p *printer) value(v reflect.Value, named bool, path string, depth int) {
+	if w, ok := v.Interface().(WhenFull); ok && len(w.Thin) > 0 {
+		p.ladder(w, path, depth+1)
+		return
+	}
 	switch {
 	case isScalar(v.Type()):
 		p.out.WriteString(" " + p.word(v, path) + "\n")

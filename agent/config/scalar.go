@@ -19,13 +19,14 @@ var (
 	whenFullType = reflect.TypeFor[WhenFull]()
 )
 
-// isScalar says whether a type is written as one word in the file.
+// isScalar says whether a type is written as one word in the file; WhenFull has
+// a second form.
 func isScalar(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64, reflect.String:
 		return true
 	}
-	return t == deadbandType || t == secretType
+	return t == deadbandType || t == secretType || t == whenFullType
 }
 
 // setScalar fills v from text, without looking at bounds. It serves values,
@@ -40,6 +41,9 @@ func setScalar(v reflect.Value, text string) (err error) {
 		return set(v, parseShare, text)
 	case deadbandType:
 		return set(v, parseDeadband, text)
+	case whenFullType:
+		v.Set(reflect.ValueOf(WhenFull{Word: text}))
+		return nil
 	}
 	switch v.Kind() {
 	case reflect.Bool:
@@ -136,6 +140,8 @@ func scalarText(v reflect.Value) string {
 		return x.String()
 	case Deadband:
 		return x.String()
+	case WhenFull:
+		return x.Word
 	case bool:
 		return strconv.FormatBool(x)
 	case int:

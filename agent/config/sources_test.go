@@ -94,6 +94,7 @@ func TestPrintedConfigsReadBack(t *testing.T) {
 	for name, text := range map[string]string{
 		"smallest": minimal,
 		"modbus":   resolveText,
+		"a ladder": ladderText,
 		"secrets":  withSecret("${file:/run/secrets/mqtt}"),
 		"odd texts": minimal + `agent: { labels: { a: "true", b: "1.10", c: 1.10, d: "", e: "null", f: "- x", g: "a: b", h: "#", i: "$${x}", j: "é\"\\/", k: no, l: "0x1", m: "~", n: "{", "true": "*a", "7": "!b", o: " x ", p: "\u2028\u00a0" } }
 observe: { http: "" }
@@ -113,7 +114,7 @@ classes: { process: { priority: 0, keep: { bytes: 1234567B, age: 90m }, retain: 
 			if again := second.YAML(); !bytes.Equal(again, printed) {
 				t.Errorf("printed, and printed again:\n%s\n%s", printed, again)
 			}
-			if !reflect.DeepEqual(first.Agent, second.Agent) || !reflect.DeepEqual(first.Buffer, second.Buffer) || !reflect.DeepEqual(first.Classes, second.Classes) || first.Observe != second.Observe {
+			if !reflect.DeepEqual(first.Agent, second.Agent) || !reflect.DeepEqual(first.Buffer, second.Buffer) || !reflect.DeepEqual(first.Classes, second.Classes) || !reflect.DeepEqual(first.Removed, second.Removed) || first.Observe != second.Observe {
 				t.Errorf("read back as %+v, want %+v", second, first)
 			}
 		})

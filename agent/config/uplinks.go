@@ -4,9 +4,13 @@ package config
 type Uplink struct {
 	Name string `yaml:"-"`
 	// A Kafka cluster.
-	Kafka *Kafka `yaml:"kafka" required:"true" like:"kafka: { brokers: [ 127.0.0.1:9092 ] }"`
+	Kafka *Kafka `yaml:"kafka" required:"unless removed" like:"kafka: { brokers: [ 127.0.0.1:9092 ] }"`
 	// Name of the uplink that is sent to while this one is unreachable.
 	Failover string `yaml:"failover"`
+	// true, with no other key: this uplink is gone for good, and what it has not
+	// got is given up. An uplink that is only left out keeps its place, and its
+	// events are held for it within the limits of their class.
+	Removed bool `yaml:"removed"`
 }
 
 // Kafka is a producer at a Kafka cluster.

@@ -1,0 +1,68 @@
+package agent
+
+import (
+	"log/slog"
+	"reflect"
+	"testing"
+	"time"
+
+	"sluice/agent/config"
+	"sluice/buffer"
+)
+
+const wiredConfig = `version: 1
+agent: { id: gw-1, data_dir: /nowhere }
+sources: { line: { mqtt: { servers: [ "tcp://h:1883" ], subscribe: [ { filter: a }, { filter: b, class: alarm } ] } } }
+classes:
+  process: { priority: 7, keep: { bytes: 2MiB, age: 3h }, when_full: [ thin: 1s, thin: 1m, drop_oldest ] }
+  alarm: { when_full: drop_newest }
+buffer: { spill_after: 2s, commit_delay: 30ms, segment: 4MiB, min_free: 10% }
+uplinks:
+  gone: { removed: true }
+  all: { kafka: { brokers: [ "h:9092" ] } }
+  some: { kafka: { brokers: [ "h:9092" ], classes: [ alarm ] } }
+`
+
+func TestTheBufferGetsWhatTheConfigSays(t *testing.T) {
+	cfg, err := config.Parse("c.yaml", []byte(wiredConfig), config.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{cfg: cfg, log: slog.New(slog.DiscardHandler), meters: newMeters()}
+	got := a.bufferConfig()
+	got.Log, got.ObserveCommit = nil, nil
+	want := buffer.Config{
+		Dir: "/nowhere",
+		Classes: []buffer.Class{
+			{Name: "process", Priority: 7, KeepBytes: 2 << 20, KeepAge: 3 * time.Hour, WhenFull: buffer.DropOldest, Thin: []time.Duration{time.Second, time.Minute}},
+			{Name: "alarm", Priority: 10, KeepBytes: 1 << 30, WhenFull: buffer.DropNewest},
+		},
+		Uplinks: map[string][]string{"all": nil, "some": {"alarm"}}, Removed: []string{"gone"},
+		CommitDelay: 30 * time.Millisecond, SpillAfter: 2 * time.Second, Segment: 4 << 20, MinFree: 0.1, Memory: 16 << 20,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the buffer gets\n%+v, want\n%+v", got, want)
+	}
+}
+
+func TestStrandedEventsAreToldInWords(t *testing.T) {
+	cfg, err := config.Parse("c.yaml", []byte(wiredConfig), config.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		stranded buffer.StrandedUplink
+		want     string
+	}{
+		{buffer.StrandedUplink{Uplink: "old", Class: "process", Events: 1234},
+			`uplink "old" is not in the config any more: 1234 events of class process wait for it and hold their space; put it back, or write "uplinks: { old: { removed: true } }" to give them up`},
+		{buffer.StrandedUplink{Uplink: "gone", Class: "alarm", Events: 5, Removed: true},
+			`uplink "gone" is removed: 5 events of class alarm that it has not got will be given up`},
+		{buffer.StrandedUplink{Uplink: "some", Class: "process", Events: 7},
+			`uplink "some" does not send class process any more: 7 events wait for it; put the class back into its kafka.classes`},
+	} {
+		if got := strandedLine(cfg, c.stranded); got != c.want {
+			t.Errorf("%s\nwant\n%s", got, c.want)
+		}
+	}
+}
