@@ -1,7 +1,6 @@
 package buffer
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -103,8 +102,7 @@ func (l *lane) recordedSpans(first, last uint64) (known []span) {
 			}
 		}
 	}
-	slices.SortFunc(known, func(a, b span) int { return cmp.Compare(a.first, b.first) })
-	return known
+	return sortSpans(known)
 }
 
 // neverWritten reports whether all of first to last are known not to have been

@@ -82,6 +82,12 @@ func holes(first, last uint64, seqs []uint64) (missing []span) {
 	return missing
 }
 
+// sortSpans sorts spans by their first numbers.
+func sortSpans(spans []span) []span {
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.first, b.first) })
+	return spans
+}
+
 // subtract takes what is known out of spans; both are ascending.
 func subtract(spans, known []span) (left []span) {
 	for _, s := range spans {

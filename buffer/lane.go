@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -20,6 +21,9 @@ const (
 	// Sealed segments that a lane keeps open for its readers.
 	openSegmentsMax = 3
 )
+
+// maxSegment keeps the maps of several files within a 32-bit address space.
+const maxSegment = 64 << 20 << (strconv.IntSize / 64 * 3)
 
 // lane is one class of the log. Its writer (writer.go) is the only goroutine
 // that adds to or removes from the segments; mu guards what others look at.
@@ -83,7 +87,7 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 	}
 	l := &lane{
 		class: c, dir: filepath.Join(b.cfg.Dir, "classes", c.Name), log: b.cfg.Log.With("class", c.Name),
-		incarnation: b.state.incarnation, commitDelay: b.cfg.CommitDelay, spillAfter: b.cfg.SpillAfter, segLimit: max(256<<10, min(b.cfg.Segment, c.KeepBytes/8)),
+		incarnation: b.state.incarnation, commitDelay: b.cfg.CommitDelay, spillAfter: b.cfg.SpillAfter, segLimit: max(256<<10, min(b.cfg.Segment, c.KeepBytes/8, maxSegment)),
 		memory: max(256<<10, b.cfg.Memory/int64(2*len(b.cfg.Classes))), codec: cod, disk: b.disk, saveState: b.saveState, observe: b.cfg.ObserveCommit,
 		wake: make(chan struct{}, 1), acked: make(chan struct{}, 1), space: make(chan struct{}),
 		merges: make(chan merged, 1), cursors: map[string]*cursor{}, dropped: map[string]uint64{},

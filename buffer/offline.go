@@ -153,41 +153,6 @@ func (o *Offline) report(s *segment) SegmentReport {
 	return r
 }
 
-// Finding is one thing that is damaged.
-type Finding struct {
-	File  string `json:"file"`
-	First uint64 `json:"first"` // the first event concerned; 0: all of the file, or none
-	What  string `json:"what"`
-}
-
-// Verify reads everything and returns what is damaged. progress, which may be
-// nil, is called after each file with the number of files done and of all.
-func (o *Offline) Verify(ctx context.Context, progress func(done, all int)) ([]Finding, error) {
-	findings := o.verifyState()
-	names, err := o.classes()
-	if err != nil {
-		return nil, err
-	}
-	var segs []*segment
-	for _, name := range names {
-		list, err := o.segments(name)
-		if err != nil {
-			return nil, err
-		}
-		segs = append(segs, list...)
-	}
-	for i, s := range segs {
-		if ctx.Err() != nil {
-			return findings, ctx.Err()
-		}
-		findings = append(findings, o.verifySegment(s)...)
-		if progress != nil {
-			progress(i+1, len(segs))
-		}
-	}
-	return findings, nil
-}
-
 func (o *Offline) readState() (savedState, error) {
 	f, err := os.Open(filepath.Join(o.dir, stateName))
 	if err != nil {
@@ -203,47 +168,6 @@ func (o *Offline) readState() (savedState, error) {
 		err = errors.New("one of its two slots is damaged")
 	}
 	return st, err
-}
-
-func (o *Offline) verifyState() []Finding {
-	if _, err := o.readState(); err != nil {
-		return []Finding{{File: stateName, What: err.Error() + " (the agent starts without it: the segments hold cursors and incarnation, too)"}}
-	}
-	return nil
-}
-
-func (o *Offline) verifySegment(s *segment) (findings []Finding) {
-	file, _ := filepath.Rel(o.dir, s.path)
-	found := func(first uint64, what string) {
-		findings = append(findings, Finding{File: file, First: first, What: what})
-	}
-	defer func() { _ = s.close() }() // it was only read
-	if err := s.load(); err != nil {
-		found(0, err.Error())
-		return findings
-	}
-	if !s.metasValid() {
-		found(0, "one of the two meta pages is damaged: the last commit may be missing")
-	}
-	var events uint64
-	err := s.each(func(first uint64, block []byte) error {
-		h, _, err := o.codec.decode(block, s.about.Class)
-		switch {
-		case err != nil:
-			found(first, err.Error())
-		case h.first != first:
-			found(first, fmt.Sprintf("the block says that it begins with %d", h.first))
-		}
-		events += uint64(h.count)
-		return nil
-	})
-	switch {
-	case err != nil:
-		found(0, err.Error())
-	case len(findings) == 0 && events != s.tally.events:
-		found(0, fmt.Sprintf("%d events, %d were committed", events, s.tally.events))
-	}
-	return findings
 }
 
 // each visits the blocks of a segment in order; block is valid until visit

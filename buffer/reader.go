@@ -25,7 +25,11 @@ type place struct {
 	lane   *lane
 	cursor *cursor
 	next   uint64 // the first number that it has not returned yet
+	doubt  uint64 // where a damaged block was met; it is read twice before that is believed
 	rest   *run   // what is left of a thinned block, accounted for; nil: nothing
+
+	notBefore time.Time // the log could not be read: when to try again
+	wait      time.Duration
 }
 
 // Reader returns the reader of an uplink that Config.Uplinks names. It begins
@@ -70,7 +74,7 @@ func (r *Reader) Close() {
 func (r *Reader) Next(ctx context.Context) (Batch, error) {
 	for {
 		for i := range r.lanes {
-			b, err := r.lanes[i].read(ctx)
+			b, err := r.lanes[i].read(ctx, r.wake)
 			if err != nil {
 				return Batch{}, err
 			}
@@ -151,10 +155,11 @@ func (p *place) give(b Batch) {
 	p.cursor.read = b.Last()
 }
 
-// read returns the batch at p.next, or an empty one when there is none yet.
-func (p *place) read(ctx context.Context) (Batch, error) {
-	wait := 100 * time.Millisecond
-	for {
+// read returns the batch at p.next, or an empty one when there is none yet. Where
+// the log cannot be read for now it says so, and is not asked again for a while:
+// the other classes go on.
+func (p *place) read(ctx context.Context, wake chan struct{}) (Batch, error) {
+	for time.Now().After(p.notBefore) {
 		if b := p.survivors(); len(b.Events) > 0 {
 			return b, nil
 		}
@@ -165,33 +170,28 @@ func (p *place) read(ctx context.Context) (Batch, error) {
 		if s != nil {
 			b, err = p.fetch(ctx, s, end-1)
 		}
-		if err == nil && len(b.Events) > 0 && b.First > p.next {
-			// b may be dropped meanwhile, and what it says told anew: look again.
-			first := b.First
-			b = Batch{}
-			if err = p.bridge(ctx, first-1, nil); err == nil {
-				continue
-			}
-		}
-		if err == nil && s == nil && len(b.Events) == 0 && end > p.next { // nothing is stored any more
-			err = p.bridge(ctx, end-1, nil)
-		} else if err == nil && (s == nil || len(b.Events) > 0) {
+		switch {
+		case err != nil:
+		case len(b.Events) > 0 && b.First > p.next:
+			// b may be dropped meanwhile, and what it says told anew: look again after that.
+			err = p.bridge(ctx, b.First-1, nil)
+		case len(b.Events) > 0 || s == nil && end <= p.next:
+			p.wait = 0
 			return b, nil
+		case s == nil: // nothing is stored any more
+			err = p.bridge(ctx, end-1, nil)
 		}
 		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
 			return Batch{}, errors.Join(ctx.Err(), err)
 		}
-		if err == nil { // moved on
-			continue
+		if err != nil {
+			p.wait = min(max(2*p.wait, 50*time.Millisecond), 5*time.Second)
+			p.notBefore = time.Now().Add(p.wait)
+			time.AfterFunc(p.wait+time.Millisecond, func() { signal(wake) })
+			p.lane.log.Warn("cannot read the log; trying again", "dir", p.lane.dir, "in", p.wait.String(), "error", err)
 		}
-		p.lane.log.Warn("cannot read the log; trying again", "dir", p.lane.dir, "error", err)
-		select {
-		case <-ctx.Done():
-			return Batch{}, ctx.Err()
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, 5*time.Second)
 	}
+	return Batch{}, nil
 }
 
 // fetch reads from a segment; last is the last number that only it can hold. An
@@ -211,6 +211,9 @@ func (p *place) fetch(ctx context.Context, s *segment, last uint64) (Batch, erro
 		return Batch{}, nil
 	case errors.Is(err, errNoMore):
 		return Batch{}, p.bridge(ctx, last, nil)
+	case errors.Is(err, errDamaged) && p.doubt != p.next: // the disk may have failed to read it this time
+		p.doubt = p.next
+		return Batch{}, errors.Join(fmt.Errorf("read %s: %w", s.path, err), s.close())
 	case errors.Is(err, errDamaged):
 		s.damaged.Store(true)
 		if h.first > 0 && h.span > 0 && h.last() >= p.next {

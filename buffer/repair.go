@@ -41,9 +41,9 @@ type RepairAction struct {
 // progress, which may be nil, is called after each file. When ctx ends it returns
 // what was done so far with ctx's error; a file is mended or not.
 func (r *Repairer) Repair(ctx context.Context, dryRun bool, progress func(done, all int)) (actions []RepairAction, err error) {
-	err = r.each(ctx, progress, func(class string, segs []*segment, i int) error {
+	err = r.eachSegment(ctx, progress, func(class string, segs []*segment, i int) error {
 		s := segs[i]
-		findings := r.verifySegment(s)
+		findings, _ := r.verifySegment(s)
 		if len(findings) == 0 {
 			return nil
 		}
@@ -134,7 +134,7 @@ type CompactResult struct {
 // Compact makes segments anew that would be a tenth smaller with larger blocks.
 // Damaged ones are left alone: see Repair. progress and ctx are as with Repair.
 func (r *Repairer) Compact(ctx context.Context, progress func(done, all int)) (sum CompactResult, err error) {
-	err = r.each(ctx, progress, func(_ string, segs []*segment, i int) error {
+	err = r.eachSegment(ctx, progress, func(_ string, segs []*segment, i int) error {
 		s := segs[i]
 		size := fileSize(s.path)
 		sum.Before += size
@@ -151,7 +151,7 @@ func (r *Repairer) Compact(ctx context.Context, progress func(done, all int)) (s
 // compact makes s anew and returns the bytes that it gained.
 func (r *Repairer) compact(ctx context.Context, s *segment, end uint64, size int64) (gained int64, err error) {
 	defer func() { err = errors.Join(err, s.close()) }()
-	if len(r.verifySegment(s)) > 0 {
+	if findings, _ := r.verifySegment(s); len(findings) > 0 {
 		return 0, nil
 	}
 	cursors, err := s.cursors()
@@ -177,34 +177,4 @@ func fileSize(path string) int64 {
 		return 0
 	}
 	return info.Size()
-}
-
-// each visits the segments of all classes, oldest first.
-func (r *Repairer) each(ctx context.Context, progress func(done, all int), visit func(class string, segs []*segment, i int) error) error {
-	names, err := r.classes()
-	if err != nil {
-		return err
-	}
-	lists, all, done := map[string][]*segment{}, 0, 0
-	for _, name := range names {
-		if lists[name], err = r.segments(name); err != nil {
-			return err
-		}
-		all += len(lists[name])
-	}
-	for _, name := range names {
-		for i, s := range lists[name] {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			err := visit(name, lists[name], i)
-			if err = errors.Join(err, s.close()); err != nil {
-				return err
-			}
-			if done++; progress != nil {
-				progress(done, all)
-			}
-		}
-	}
-	return nil
 }

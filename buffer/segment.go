@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -469,12 +472,24 @@ func (s *segment) remove() error {
 	return errors.Join(err, removeQuietly(s.path))
 }
 
-// setAside renames a damaged file to NAME.corrupt-TIME, for people to look at.
+// keepAside is how many damaged files of a class are kept: what is whole in them
+// was saved, and they must not fill the disk.
+const keepAside = 8
+
+// setAside renames a damaged file to NAME.corrupt-TIME, for people to look at, and
+// removes those that were set aside long ago.
 func (s *segment) setAside() error {
 	err := s.close()
 	s.mu.Lock()
 	s.gone = true
 	s.mu.Unlock()
 	s.aside = s.path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000")
-	return errors.Join(err, os.Rename(s.path, s.aside))
+	err = errors.Join(err, os.Rename(s.path, s.aside))
+	old, _ := filepath.Glob(filepath.Join(filepath.Dir(s.path), "*"+segmentSuffix+".corrupt-*"))
+	when := func(path string) string { return path[strings.LastIndex(path, ".corrupt-"):] }
+	slices.SortFunc(old, func(a, b string) int { return cmp.Compare(when(a), when(b)) })
+	for _, path := range old[:max(0, len(old)-keepAside)] {
+		err = errors.Join(err, removeQuietly(path))
+	}
+	return err
 }
