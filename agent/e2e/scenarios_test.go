@@ -31,6 +31,9 @@ func TestScenarios(t *testing.T) {
 		{"answers-lost", func(t *testing.T, k *kafka) { linkCut(t, k, swallowAnswers) }},
 		{"kill-9", killedThreeTimes},
 		{"kill-9-while-sending", killedWhileSending},
+		{"write-behind", writeBehind},
+		{"write-behind-outage", writeBehindOutage},
+		{"write-behind-kill-9", writeBehindKilled},
 		{"modbus", modbusReadings},
 		{"wrong-input", func(t *testing.T, _ *kafka) { wrongInput(t) }},
 	} {
@@ -55,7 +58,10 @@ type plant struct {
 	consumer *consumer
 }
 
-func newPlant(t *testing.T, k *kafka) *plant {
+func newPlant(t *testing.T, k *kafka) *plant { return newPlantWith(t, k, "") }
+
+// newPlantWith adds lines to the agent's config.
+func newPlantWith(t *testing.T, k *kafka, lines string) *plant {
 	t.Helper()
 	dir := t.TempDir()
 	name := strings.ReplaceAll(strings.TrimPrefix(t.Name(), "TestScenarios/"), "/", "-")
@@ -63,7 +69,7 @@ func newPlant(t *testing.T, k *kafka) *plant {
 	k.createTopic(t, p.topic)
 	p.consumer = newConsumer(t, k, p.topic)
 	p.agent = newAgent(t, dir, func(dataDir, http string) string {
-		return mqttConfig(dataDir, http, p.broker.url(), k.link.addr, name+".{class}")
+		return mqttConfig(dataDir, http, p.broker.url(), k.link.addr, name+".{class}") + lines
 	})
 	return p
 }
