@@ -7,7 +7,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)
 KAFKA   ?=
 FUZZTIME ?= 20s
 
-.PHONY: build demo test e2e lint fuzz bench cross clean
+.PHONY: build demo test e2e torture lint fuzz bench cross clean
 
 build:
 	$(GOBUILD) -o bin/sluice ./agent/cmd/sluice
@@ -23,6 +23,11 @@ test:
 e2e: build
 	agent/e2e/install.sh
 	go test -tags e2e -count=1 -v -timeout 40m ./agent/e2e/
+
+# What a power cut, a kill, a damaged or full disk leave of the buffer, at length.
+torture:
+	agent/e2e/install.sh strace e2fsprogs
+	go test -tags torture -count=1 -v -timeout 60m ./buffer/powercut/ ./buffer/torture/
 
 lint:
 	agent/e2e/lint.sh

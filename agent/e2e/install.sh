@@ -2,6 +2,7 @@
 # Installs what the end-to-end tests need on Debian 12: Java 17, Maven, Mosquitto, kcat and python3-venv from Debian,
 # the jars of Apache Kafka from Maven Central, pymodbus from PyPI. Runs as root or with sudo; a second run changes
 # nothing. Jars and venv go to $SLUICE_E2E_CACHE, default ${XDG_CACHE_HOME:-$HOME/.cache}/sluice-e2e.
+# With arguments only these Debian packages are installed.
 set -euo pipefail
 
 # The Kafka version stands in pom.xml; change the folder's name with it (kafka.go reads the same name).
@@ -9,6 +10,9 @@ readonly jars_dir=kafka-4.1.0
 readonly pymodbus=3.16.1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${SLUICE_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sluice-e2e}
+
+packages=(openjdk-17-jre-headless maven mosquitto kcat python3-venv)
+[ $# = 0 ] || packages=("$@")
 
 say() { printf 'e2e install: %s\n' "$*"; }
 fail() { printf 'e2e install: %s\n' "$*" >&2; exit 1; }
@@ -22,7 +26,7 @@ as_root() {
 
 missing_packages() {
   local pkg
-  for pkg in openjdk-17-jre-headless maven mosquitto kcat python3-venv; do
+  for pkg in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$pkg" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$pkg"
   done
 }
@@ -75,5 +79,6 @@ install_pymodbus() {
 
 mkdir -p "$cache" || fail "cannot create $cache: set SLUICE_E2E_CACHE to a folder that can be written"
 install_packages
+[ $# = 0 ] || exit 0
 install_jars
 install_pymodbus
