@@ -27,6 +27,7 @@ e2e: build
 # What a power cut, a kill, a damaged or full disk leave of the buffer, at length.
 torture:
 	agent/e2e/install.sh strace e2fsprogs
+	go test -tags torture -count=1 -timeout 20m -run 'Pages|Blocks|Scan' ./buffer/
 	go test -tags torture -count=1 -v -timeout 60m ./buffer/powercut/ ./buffer/torture/
 
 lint:

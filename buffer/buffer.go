@@ -122,6 +122,9 @@ func Open(cfg Config) (*Buffer, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the buffer's directory: %w", err)
 	}
+	if err := syncDir(filepath.Dir(filepath.Clean(cfg.Dir))); err != nil { // the folder's own name; its parent may be closed to us
+		cfg.Log.Debug("cannot sync the folder that holds the buffer's", "dir", cfg.Dir, "error", err)
+	}
 	lock, err := lockDir(cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -254,6 +257,7 @@ func (b *Buffer) openLanes() error {
 		return err
 	}
 	for _, c := range b.cfg.Classes {
+		found[c.Name] = rescueSegments(found[c.Name], c.Name, b.state.ours, b.cfg.Log)
 		l, err := newLane(b, c, found[c.Name])
 		if err != nil {
 			return fmt.Errorf("class %s: %w", c.Name, err)
@@ -272,8 +276,8 @@ func (b *Buffer) openLanes() error {
 	}
 	for _, segs := range found {
 		for _, s := range segs {
-			if err := s.setAsideIfBad(); err != nil {
-				b.cfg.Log.Warn("cannot set a damaged segment aside", "file", s.path, "error", err)
+			if err := s.tidy(); err != nil {
+				b.cfg.Log.Warn("cannot set a segment aside", "file", s.path, "error", err)
 			}
 		}
 	}

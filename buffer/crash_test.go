@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if os.Getenv(walkEnv) != "" {
+		walkFiles(os.Stdin, os.Stdout)
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

@@ -2,6 +2,8 @@ package buffer
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -113,12 +115,17 @@ func TestWhatAnUplinkDoesNotTakeInTimeIsWritten(t *testing.T) {
 // image copies the directory while the buffer runs: what kill -9 would leave.
 func image(t *testing.T, c Config) Config {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(c.Dir)); err != nil {
-		t.Fatal(err)
+	for {
+		dir := t.TempDir()
+		err := os.CopyFS(dir, os.DirFS(c.Dir))
+		if err == nil {
+			c.Dir = dir
+			return c
+		}
+		if !errors.Is(err, fs.ErrNotExist) { // else a file was replaced meanwhile: once more
+			t.Fatal(err)
+		}
 	}
-	c.Dir = dir
-	return c
 }
 
 func TestNoNumberThatWasGivenOutUnwrittenIsUsedAgainAfterAKill(t *testing.T) {

@@ -1,10 +1,8 @@
 package buffer
 
 import (
-	"cmp"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -14,10 +12,10 @@ import (
 const (
 	commitEvents = 8192
 	commitBytes  = 2 << 20
-	// Enough company for a commit not to wait any longer: beyond it the cost of
-	// a commit no longer matters.
-	enoughEvents = 512
-	enoughBytes  = 128 << 10
+	// Enough company for a commit not to wait any longer: a whole
+	// block gains nothing by it.
+	enoughEvents = blockEvents
+	enoughBytes  = 512 << 10
 	// Sealed segments that a lane keeps open for its readers.
 	openSegmentsMax = 3
 )
@@ -93,7 +91,7 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 		merges: make(chan merged, 1), cursors: map[string]*cursor{}, dropped: map[string]uint64{},
 	}
 	saved := b.state.found.Classes[c.Name]
-	lost := l.adopt(segs, saved, b.state.found.Clean)
+	lost := l.adopt(segs, saved, b.state.found.Clean, b.state.drawn)
 	l.stored = l.next - 1
 	if err := l.restoreCursors(b.cfg.Uplinks, b.cfg.Removed, saved); err != nil {
 		return nil, err
@@ -111,86 +109,6 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 		}
 	}
 	return l, nil
-}
-
-// adopt takes over the segments found on disk, finds the number to go on with,
-// and returns the ranges that are lost. No number that may have been used is
-// used again: where the newest file cannot be trusted all that were set aside
-// count as used.
-func (l *lane) adopt(segs []*segment, saved savedClass, clean bool) (lost []gap) {
-	l.next = 1
-	doubt := saved.Newest > 0
-	for i, s := range segs {
-		newest := i == len(segs)-1
-		doubt = doubt && s.about.First != saved.Newest
-		end := ^uint64(0)
-		if !newest {
-			end = segs[i+1].about.First
-		}
-		switch {
-		case !s.bad:
-			s.clamp(end)
-			l.next = max(l.next, s.about.First, s.tally.last+1)
-			l.segments = append(l.segments, s)
-			doubt = doubt || newest && (s.rescued != nil || !s.metasValid())
-			lost = append(lost, s.notRescued(end)...)
-		case newest:
-			l.next = max(l.next, s.about.First)
-			doubt = true
-		case end > s.about.First:
-			lost = append(lost, gap{First: s.about.First, Last: end - 1, Reason: reasonCorrupt})
-		}
-	}
-	// Numbers that were refused are used without being stored.
-	slices.SortFunc(saved.Debts, func(a, b debt) int { return cmp.Compare(a.First, b.First) })
-	for _, d := range saved.Debts {
-		if d.At == 0 && d.First <= l.next {
-			l.next = max(l.next, d.Last+1)
-		}
-	}
-	used, reason := saved.Next, reasonCorrupt
-	if !clean && (doubt || saved.Volatile || saved.Next > l.next) {
-		used = saved.Reserved + 1
-	}
-	if saved.Volatile && !doubt { // what was not written was not acknowledged, unless it was delivered
-		reason = reasonRestart
-	}
-	if used > l.next {
-		lost = append(lost, gap{First: l.next, Last: used - 1, Reason: reason})
-		l.next = used
-	}
-	return without(lost, saved.Debts)
-}
-
-// without takes the numbers that something is owed for already out of lost.
-// debts are in order.
-func without(lost []gap, debts []debt) (left []gap) {
-	for _, g := range lost {
-		for _, d := range debts {
-			if d.At > 0 || d.Last < g.First || d.First > g.Last {
-				continue
-			}
-			if d.First > g.First {
-				left = append(left, gap{First: g.First, Last: d.First - 1, Reason: g.Reason})
-			}
-			g.First = d.Last + 1
-		}
-		if g.First <= g.Last {
-			left = append(left, g)
-		}
-	}
-	return left
-}
-
-// clamp leaves out what a later file, which begins with end, holds instead: it
-// took over after a commit whose outcome was unknown.
-func (s *segment) clamp(end uint64) {
-	if s.tally.last < end {
-		return
-	}
-	s.tally.events -= min(s.tally.events, s.tally.last-end+1)
-	s.tally.last = end - 1
-	s.gaps = slices.DeleteFunc(s.gaps, func(g gapAt) bool { return g.seq >= end })
 }
 
 // shut refuses new events and fails what is still queued.

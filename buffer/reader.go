@@ -184,7 +184,9 @@ func (p *place) read(ctx context.Context, wake chan struct{}) (Batch, error) {
 		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
 			return Batch{}, errors.Join(ctx.Err(), err)
 		}
-		if err != nil {
+		if err == nil { // moved on
+			p.wait = 0
+		} else {
 			p.wait = min(max(2*p.wait, 50*time.Millisecond), 5*time.Second)
 			p.notBefore = time.Now().Add(p.wait)
 			time.AfterFunc(p.wait+time.Millisecond, func() { signal(wake) })
@@ -213,7 +215,7 @@ func (p *place) fetch(ctx context.Context, s *segment, last uint64) (Batch, erro
 		return Batch{}, p.bridge(ctx, last, nil)
 	case errors.Is(err, errDamaged) && p.doubt != p.next: // the disk may have failed to read it this time
 		p.doubt = p.next
-		return Batch{}, errors.Join(fmt.Errorf("read %s: %w", s.path, err), s.close())
+		return Batch{}, fmt.Errorf("read %s: %w", s.path, err)
 	case errors.Is(err, errDamaged):
 		s.damaged.Store(true)
 		if h.first > 0 && h.span > 0 && h.last() >= p.next {

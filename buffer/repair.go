@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,7 +64,7 @@ func (r *Repairer) Repair(ctx context.Context, dryRun bool, progress func(done, 
 // repair mends s; end is the first number of the file that follows.
 func (r *Repairer) repair(class string, s *segment, end uint64, dryRun bool, a *RepairAction) error {
 	var whole []span
-	err := s.wholeBlocks(class, end, func(r run) error {
+	err := s.wholeBlocks(class, end, r.ours, func(r run) error {
 		whole = append(whole, span{r.first, r.last()})
 		a.Saved += uint64(len(r.events))
 		return nil
@@ -89,7 +90,7 @@ func (r *Repairer) repair(class string, s *segment, end uint64, dryRun bool, a *
 			return fmt.Errorf("%s is left to the next start of the agent, which mends it, too: %w", a.File, err)
 		}
 	}
-	if _, err = s.rescue(class, end); err != nil {
+	if _, err = s.rescue(class, end, r.ours); err != nil {
 		return fmt.Errorf("%s: %w", a.File, err)
 	}
 	if err = s.setAside(); err != nil {
@@ -97,6 +98,11 @@ func (r *Repairer) repair(class string, s *segment, end uint64, dryRun bool, a *
 	}
 	a.Aside, _ = filepath.Rel(r.dir, s.aside)
 	return syncDir(filepath.Dir(s.path))
+}
+
+// ours accepts every incarnation where the state file does not say.
+func (r *Repairer) ours(incarnation string) bool {
+	return r.state.Incarnation == "" || incarnation == r.state.Incarnation || slices.Contains(r.state.Former, incarnation)
 }
 
 // doubtNewest has the next start take all numbers that were set aside as used:

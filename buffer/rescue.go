@@ -9,11 +9,11 @@ import (
 
 // rescue makes the next generation of a damaged segment of the blocks that are
 // whole in it; end is the first number of the file that follows. The damaged file
-// stays as it is. nil without an error: there is nothing to save.
-func (s *segment) rescue(class string, end uint64) (*segment, error) {
+// stays as it is; blocks of an incarnation that is not ours are not whole. nil without an error: there is nothing to save.
+func (s *segment) rescue(class string, end uint64, ours func(string) bool) (*segment, error) {
 	var w *rewriter
 	var rescued []span
-	err := s.wholeBlocks(class, end, func(r run) (err error) {
+	err := s.wholeBlocks(class, end, ours, func(r run) (err error) {
 		if w == nil {
 			a := about{Format: segmentFormat, Class: class, Incarnation: r.incarnation, First: s.about.First, Thinned: s.about.Thinned}
 			if w, err = newRewriter(filepath.Dir(s.path), a, s.gen+1, fileSize(s.path)); err != nil {
@@ -38,7 +38,7 @@ func (s *segment) rescue(class string, end uint64) (*segment, error) {
 }
 
 // wholeBlocks hands the blocks that are whole in a file to put, by their numbers.
-func (s *segment) wholeBlocks(class string, end uint64, put func(run) error) error {
+func (s *segment) wholeBlocks(class string, end uint64, ours func(incarnation string) bool, put func(run) error) error {
 	f, err := os.Open(s.path)
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (s *segment) wholeBlocks(class string, end uint64, put func(run) error) err
 	}
 	var found []foundBlock
 	err = scanBlocks(f, fileSize(s.path), func(at int64, block []byte) error {
-		if h, err := parseHeader(block); err == nil {
+		if h, err := parseHeader(block); err == nil && ours(h.incarnation) {
 			found = append(found, foundBlock{header: h, at: at, bytes: len(block)})
 		}
 		return nil
@@ -96,21 +96,4 @@ func (b *foundBlock) read(f *os.File, c *codec, class string) (run, error) {
 	}
 	_, r, err := c.decode(buf, class)
 	return r, err
-}
-
-// notRescued lists what was lost of a rescued segment, as far as its blocks tell;
-// end is the first number of the file that follows, the highest there is without
-// one.
-func (s *segment) notRescued(end uint64) (lost []gap) {
-	if s.rescued == nil {
-		return nil
-	}
-	last := end - 1
-	if end == ^uint64(0) {
-		last = s.tally.last
-	}
-	for _, m := range subtract([]span{{s.about.First, last}}, s.rescued) {
-		lost = append(lost, gap{First: m.first, Last: m.last, Reason: reasonCorrupt})
-	}
-	return lost
 }

@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,18 +9,23 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
-func (s *segment) setAsideIfBad() error {
-	if !s.bad {
-		return nil
+// tidy sets a damaged file aside, and removes one that a later generation stands
+// for.
+func (s *segment) tidy() error {
+	switch {
+	case s.bad:
+		return s.setAside()
+	case s.superseded:
+		return s.remove()
 	}
-	return s.setAside()
+	return nil
 }
 
-// openSegments reads the folder of a class, oldest segment first. What is whole
-// in a damaged file is saved into a new one that follows it in the list; the
-// damaged one is marked bad. Left-over temporary files are removed.
+// openSegments reads the folder of a class, oldest segment first. Damaged files
+// are marked bad. Left-over temporary files are removed.
 func openSegments(dir, class string, log *slog.Logger) ([]*segment, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -27,22 +33,56 @@ func openSegments(dir, class string, log *slog.Logger) ([]*segment, error) {
 	if err := errors.Join(syncDir(filepath.Dir(dir)), syncDir(dir)); err != nil {
 		return nil, err
 	}
-	named, err := listSegments(dir, log)
+	segs, err := listSegments(dir, log)
 	if err != nil {
 		return nil, err
 	}
-	var segs []*segment
-	for i, s := range named {
-		fresh, err := s.examine(class, nextFirst(named, i), log)
-		if err != nil {
+	for _, s := range segs {
+		if err := s.examine(class, log); err != nil {
 			return nil, err
-		}
-		segs = append(segs, s)
-		if fresh != nil {
-			segs = append(segs, fresh)
 		}
 	}
 	return segs, nil
+}
+
+// rescueSegments saves what is whole in the damaged ones of segs into new files,
+// which follow them in the list. Files of an incarnation that is not ours are
+// marked bad.
+func rescueSegments(segs []*segment, class string, ours func(incarnation string) bool, log *slog.Logger) (out []*segment) {
+	for _, s := range segs {
+		if !s.bad && !ours(s.about.Incarnation) {
+			log.Error("a segment belongs to another buffer and will be set aside", "file", s.path, "incarnation", s.about.Incarnation)
+			s.condemn(true)
+		}
+	}
+	for i, s := range segs {
+		out = append(out, s)
+		if !s.bad || s.foreign {
+			continue
+		}
+		fresh, err := s.rescue(class, nextFirst(segs, i), ours)
+		switch {
+		case err != nil:
+			log.Error("nothing could be saved of a damaged segment", "file", s.path, "error", err)
+			continue
+		case fresh == nil:
+			continue
+		case i > 0 && !segs[i-1].bad && segs[i-1].about.First == s.about.First && segs[i-1].tally.last >= fresh.tally.last:
+			if err := fresh.remove(); err != nil { // the generation before holds as much
+				log.Warn("remove a segment", "file", fresh.path, "error", err)
+			}
+			continue
+		}
+		log.Warn("saved from a damaged segment", "file", s.path, "events", fresh.tally.events)
+		out = append(out, fresh)
+	}
+	return out
+}
+
+// condemn marks the file as not to be read.
+func (s *segment) condemn(foreign bool) {
+	s.bad, s.foreign = true, foreign
+	s.tally, s.gaps, s.skips = tally{}, nil, nil
 }
 
 // listSegments lists the files of a class by name, oldest first.
@@ -69,19 +109,11 @@ func listSegments(dir string, log *slog.Logger) (segs []*segment, err error) {
 	return segs, nil
 }
 
-// nextFirst is the number from which on a later file holds what segs[i] might.
-func nextFirst(segs []*segment, i int) uint64 {
-	if i+1 < len(segs) {
-		return segs[i+1].about.First
-	}
-	return ^uint64(0)
-}
-
 // parseName takes first and gen from the file's name; false: it is no segment.
 func (s *segment) parseName() bool {
 	name := filepath.Base(s.path)
 	_, err := fmt.Sscanf(name, "%020d-%04d"+segmentSuffix, &s.about.First, &s.gen)
-	return err == nil && s.about.First > 0 && strings.HasSuffix(name, segmentSuffix)
+	return err == nil && s.about.First > 0 && name == segmentName(s.about.First, s.gen)
 }
 
 func compareSegments(a, b *segment) int {
@@ -94,50 +126,65 @@ func compareSegments(a, b *segment) int {
 	return int(a.gen) - int(b.gen)
 }
 
-// examine loads the file. It marks it bad when that shows damage, and returns
-// what could be saved of it, if anything could.
-func (s *segment) examine(class string, end uint64, log *slog.Logger) (fresh *segment, err error) {
+// examine loads the file, and marks it bad when that shows damage.
+func (s *segment) examine(class string, log *slog.Logger) error {
 	named := s.about.First
-	err = s.load()
+	err := s.load()
 	foreign := err == nil && (s.about.First != named || s.about.Class != class)
 	if foreign {
 		err = fmt.Errorf("%w: its place says class %s, first %d; the file %s, %d", errDamaged, class, named, s.about.Class, s.about.First)
 	}
+	if err == nil {
+		var valid bool
+		valid, err = s.metasValid()
+		s.doubtful = !valid
+	}
 	switch {
 	case err == nil:
-		return nil, s.close()
 	case !errors.Is(err, errDamaged):
-		return nil, fmt.Errorf("segment %s: %w", s.path, err)
+		return fmt.Errorf("segment %s: %w", s.path, err)
+	default:
+		log.Error("a segment is damaged and will be set aside; what is whole in it is saved, a gap record accounts for the rest", "file", s.path, "error", err)
+		s.condemn(foreign) // what a foreign one holds is somebody else's
+		s.about.First = named
 	}
-	log.Error("a segment is damaged and will be set aside; what is whole in it is saved, a gap record accounts for the rest", "file", s.path, "error", err)
-	s.bad, s.tally, s.gaps, s.skips = true, tally{}, nil, nil
-	s.about.First = named
-	if err = s.close(); err != nil {
-		return nil, err
-	}
-	if foreign { // what it holds is somebody else's
-		return nil, nil
-	}
-	if fresh, err = s.rescue(class, end); err != nil {
-		log.Error("nothing could be saved of a damaged segment", "file", s.path, "error", err)
-		return nil, nil
-	}
-	if fresh != nil {
-		log.Warn("saved from a damaged segment", "file", s.path, "events", fresh.tally.events)
-		s.keepAsIs = true
-	}
-	return fresh, nil
+	return s.close()
 }
 
 // metasValid reports whether both of bbolt's meta pages are whole. bbolt goes
 // back to the older one without a word when the newer one is not: a commit that
-// was acknowledged would be gone.
-func (s *segment) metasValid() bool {
+// was acknowledged would be gone. An error says that this machine cannot tell now.
+func (s *segment) metasValid() (bool, error) {
 	f, err := os.Open(s.path)
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer f.Close()
 	_, both, err := readMetas(f, fileSize(s.path))
-	return err == nil && both
+	if errors.Is(err, errDamaged) {
+		return false, nil
+	}
+	return both, err
+}
+
+// keepAside is how many damaged files of a class are kept: what is whole in them
+// was saved, and they must not fill the disk.
+const keepAside = 8
+
+// setAside renames a damaged file to NAME.corrupt-TIME, for people to look at, and
+// removes those that were set aside long ago.
+func (s *segment) setAside() error {
+	err := s.close()
+	s.mu.Lock()
+	s.gone = true
+	s.mu.Unlock()
+	s.aside = s.path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000")
+	err = errors.Join(err, os.Rename(s.path, s.aside))
+	old, _ := filepath.Glob(filepath.Join(filepath.Dir(s.path), "*"+segmentSuffix+".corrupt-*"))
+	when := func(path string) string { return path[strings.LastIndex(path, ".corrupt-"):] }
+	slices.SortFunc(old, func(a, b string) int { return cmp.Compare(when(a), when(b)) })
+	for _, path := range old[:max(0, len(old)-keepAside)] {
+		err = errors.Join(err, removeQuietly(path))
+	}
+	return err
 }

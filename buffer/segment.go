@@ -1,7 +1,6 @@
 package buffer
 
 import (
-	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -11,8 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,8 +120,11 @@ type segment struct {
 
 	rescued []span // of a file that was saved from a damaged one at this start: what it holds
 
-	damaged atomic.Bool // a reader met a bad page or block
-	bad     bool        // cannot be read at all; set aside once the state says so
+	damaged    atomic.Bool // a reader met a bad page or block
+	doubtful   bool        // the last commit may be missing
+	foreign    bool        // of another class or buffer
+	superseded bool        // a later generation stands for it
+	bad        bool        // cannot be read at all; set aside once the state says so
 
 	aside string // where the damaged file lies now
 
@@ -149,7 +149,7 @@ func createSegment(dir string, a about, gen uint32, limit int64) (*segment, erro
 // is whole: a power cut in the middle of a bbolt file's first pages leaves one
 // that kills whoever opens it. limit is about how large it will get.
 func newSegment(dir string, a about, gen uint32, limit int64) (*segment, error) {
-	s := &segment{path: filepath.Join(dir, fmt.Sprintf("%020d-%04d%s", a.First, gen, segmentSuffix)), about: a, gen: gen}
+	s := &segment{path: filepath.Join(dir, segmentName(a.First, gen)), about: a, gen: gen}
 	if err := removeQuietly(s.temporary()); err != nil {
 		return nil, fmt.Errorf("remove a left-over file: %w", err)
 	}
@@ -167,6 +167,10 @@ func newSegment(dir string, a about, gen uint32, limit int64) (*segment, error) 
 		return nil, errors.Join(fmt.Errorf("create segment: %w", err), s.discard())
 	}
 	return s, nil
+}
+
+func segmentName(first uint64, gen uint32) string {
+	return fmt.Sprintf("%020d-%04d%s", first, gen, segmentSuffix)
 }
 
 func (s *segment) temporary() string { return s.path + ".tmp" }
@@ -470,26 +474,4 @@ func (s *segment) remove() error {
 	s.gone = true
 	s.mu.Unlock()
 	return errors.Join(err, removeQuietly(s.path))
-}
-
-// keepAside is how many damaged files of a class are kept: what is whole in them
-// was saved, and they must not fill the disk.
-const keepAside = 8
-
-// setAside renames a damaged file to NAME.corrupt-TIME, for people to look at, and
-// removes those that were set aside long ago.
-func (s *segment) setAside() error {
-	err := s.close()
-	s.mu.Lock()
-	s.gone = true
-	s.mu.Unlock()
-	s.aside = s.path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000")
-	err = errors.Join(err, os.Rename(s.path, s.aside))
-	old, _ := filepath.Glob(filepath.Join(filepath.Dir(s.path), "*"+segmentSuffix+".corrupt-*"))
-	when := func(path string) string { return path[strings.LastIndex(path, ".corrupt-"):] }
-	slices.SortFunc(old, func(a, b string) int { return cmp.Compare(when(a), when(b)) })
-	for _, path := range old[:max(0, len(old)-keepAside)] {
-		err = errors.Join(err, removeQuietly(path))
-	}
-	return err
 }

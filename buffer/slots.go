@@ -42,6 +42,10 @@ func openSlots(path string) (s *slots, value []byte, damaged bool, err error) {
 	if err != nil {
 		return nil, nil, false, err
 	}
+	// Its name, too: whoever made it may have failed to.
+	if err = syncDir(filepath.Dir(path)); err != nil {
+		return nil, nil, false, errors.Join(err, f.Close())
+	}
 	s = &slots{file: f}
 	if value, s.counter, damaged, err = readSlots(f); err != nil {
 		return nil, nil, false, errors.Join(err, f.Close())
@@ -62,9 +66,6 @@ func createSlots(path string) (*os.File, error) {
 	}
 	if err == nil {
 		err = os.Rename(tmp, path)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close(), removeQuietly(tmp))

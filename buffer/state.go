@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +35,8 @@ const (
 type savedState struct {
 	Format      int                   `json:"format"`
 	Incarnation string                `json:"incarnation"`
-	Clean       bool                  `json:"clean"` // the last stop was in order
+	Former      []string              `json:"former,omitempty"` // incarnations that segments may have
+	Clean       bool                  `json:"clean"`            // the last stop was in order
 	Classes     map[string]savedClass `json:"classes"`
 }
 
@@ -52,6 +54,7 @@ type savedClass struct {
 type stateFile struct {
 	path        string
 	incarnation string
+	former      []string
 	drawn       bool       // the incarnation was drawn at this start
 	found       savedState // as it was at the start
 
@@ -72,28 +75,68 @@ func openState(dir string, segs map[string][]*segment, log *slog.Logger) (*state
 	if s.found, err = parseState(value); err != nil || damaged {
 		log.Error("the state file is damaged; going on with what is whole of it and what the segments say", "file", s.path, "error", err)
 	}
-	s.incarnation = s.found.Incarnation
-	lost, newest := false, time.Time{}
-	for _, list := range segs {
-		for _, seg := range list {
-			lost = lost || seg.bad
-			if s.found.Incarnation == "" && !seg.bad && (s.incarnation == "" || seg.tally.to.After(newest)) {
-				s.incarnation, newest = seg.about.Incarnation, seg.tally.to
-			}
-		}
+	if s.foreign(segs) {
+		log.Error("the state file is of another buffer than the segments; going on with what the segments say", "file", s.path)
+		s.found = savedState{}
 	}
-	// Without the state nothing tells which numbers a damaged segment had used:
-	// a new incarnation makes all numbers new.
-	if s.incarnation == "" || (s.found.Incarnation == "" && lost) {
-		s.drawn = s.incarnation != ""
-		if s.incarnation, err = drawIncarnation(); err != nil {
-			return nil, errors.Join(err, file.file.Close())
-		}
+	if err = s.identify(segs); err != nil {
+		return nil, errors.Join(err, file.file.Close())
 	}
 	for name, c := range s.found.Classes { // of classes that are not in the config now, too
 		s.keep[name] = c
 	}
 	return s, nil
+}
+
+// foreign reports whether there are whole segments and the state knows the
+// incarnation of none.
+func (s *stateFile) foreign(segs map[string][]*segment) bool {
+	whole := 0
+	for _, list := range segs {
+		for _, seg := range list {
+			if seg.bad {
+				continue
+			}
+			if whole++; seg.about.Incarnation == s.found.Incarnation || slices.Contains(s.found.Former, seg.about.Incarnation) {
+				return false
+			}
+		}
+	}
+	return whole > 0 && s.found.Incarnation != ""
+}
+
+// identify finds the incarnation, or draws one.
+func (s *stateFile) identify(segs map[string][]*segment) (err error) {
+	s.incarnation, s.former = s.found.Incarnation, s.found.Former
+	if s.incarnation != "" {
+		return nil
+	}
+	lost, newest := false, time.Time{}
+	for _, list := range segs {
+		for _, seg := range list {
+			if lost = lost || seg.bad; seg.bad {
+				continue
+			}
+			if s.incarnation == "" || seg.tally.to.After(newest) {
+				s.incarnation, newest = seg.about.Incarnation, seg.tally.to
+			}
+			if !slices.Contains(s.former, seg.about.Incarnation) {
+				s.former = append(s.former, seg.about.Incarnation)
+			}
+		}
+	}
+	// Without the state nothing tells which numbers a damaged segment had used:
+	// a new incarnation makes all numbers new.
+	if s.incarnation == "" || lost {
+		s.drawn = s.incarnation != ""
+		s.incarnation, err = drawIncarnation()
+	}
+	return err
+}
+
+// ours reports whether a segment of that incarnation belongs to this buffer.
+func (s *stateFile) ours(incarnation string) bool {
+	return incarnation == s.incarnation || slices.Contains(s.former, incarnation)
 }
 
 // parseState reads the value of the state file; nil is an empty one.
@@ -103,7 +146,7 @@ func parseState(value []byte) (savedState, error) {
 		return st, nil
 	}
 	err := json.Unmarshal(value, &st)
-	if err == nil && (st.Format != 1 || len(st.Incarnation) != 8) {
+	if _, bad := strconv.ParseUint(st.Incarnation, 16, 32); err == nil && (st.Format != 1 || len(st.Incarnation) != 8 || bad != nil) {
 		err = fmt.Errorf("format %d, incarnation %q", st.Format, st.Incarnation)
 	}
 	if err != nil {
@@ -128,7 +171,7 @@ func (b *Buffer) saveState(clean bool) error {
 	for name, l := range b.lanes {
 		s.keep[name] = l.snapshot()
 	}
-	js, err := json.Marshal(savedState{Format: 1, Incarnation: s.incarnation, Clean: clean, Classes: s.keep})
+	js, err := json.Marshal(savedState{Format: 1, Incarnation: s.incarnation, Former: s.former, Clean: clean, Classes: s.keep})
 	if err != nil {
 		return err
 	}

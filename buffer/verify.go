@@ -57,7 +57,9 @@ func (o *Offline) verifySegment(s *segment) (findings []Finding, present []span)
 		found(0, err.Error())
 		return findings, nil
 	}
-	if !s.metasValid() {
+	if valid, err := s.metasValid(); err != nil {
+		found(0, err.Error())
+	} else if !valid {
 		found(0, "one of the two meta pages is damaged: the last commit may be missing")
 	}
 	var events uint64

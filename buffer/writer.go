@@ -259,7 +259,7 @@ func (l *lane) number(items []item) (batches []Batch, gaps []gapAt) {
 	seq := l.next // only this goroutine changes it
 	var size int64
 	for i := range items {
-		n := cost(&items[i].event)
+		n := int64(len(items[i].event.Payload) + len(items[i].event.Subject))
 		if k := len(batches) - 1; k < 0 || len(batches[k].Events) == blockEvents || size+n > blockBytes {
 			room := min(len(items)-i, blockEvents)
 			batches = append(batches, Batch{Class: l.class.Name, Incarnation: l.incarnation, First: seq, Events: make([]drivers.Event, 0, room)})
