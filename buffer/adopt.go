@@ -12,10 +12,12 @@ import (
 // what lies whole in another one.
 func (l *lane) adopt(segs []*segment, saved savedClass, clean, drawn bool) (lost []gap) {
 	l.next = 1
-	doubt := saved.Newest > 0
+	missed, doubt := saved.Newest > 0, false // the newest file is not there; or not all of it may be
 	var whole []span
 	for i, s := range segs {
 		if s.bad {
+			// The state may be of before this file was made.
+			doubt = doubt || s.about.First <= saved.Reserved+1 && nextGood(segs, i) == nil
 			continue
 		}
 		newest, end := nextGood(segs, i) == nil, nextFirst(segs, i)
@@ -30,10 +32,14 @@ func (l *lane) adopt(segs []*segment, saved savedClass, clean, drawn bool) (lost
 			whole = append(whole, span{s.about.First, s.tally.last})
 		}
 		whole = append(whole, s.rescued...)
-		doubt = doubt && (s.about.First != saved.Newest || s.rescued != nil) || newest && (s.rescued != nil || s.doubtful)
+		if s.about.First == saved.Newest && s.rescued == nil {
+			missed = false
+		}
+		doubt = doubt || newest && (s.rescued != nil || s.doubtful)
 		l.next = max(l.next, s.about.First, s.tally.last+1)
 		l.segments = append(l.segments, s)
 	}
+	doubt = doubt || missed
 	lost = append(lost, l.lostWith(segs, whole, saved)...)
 	// Numbers that were refused are used without being stored.
 	slices.SortFunc(saved.Debts, func(a, b debt) int { return cmp.Compare(a.First, b.First) })

@@ -25,7 +25,7 @@ type place struct {
 	lane   *lane
 	cursor *cursor
 	next   uint64 // the first number that it has not returned yet
-	doubt  uint64 // where a damaged block was met; it is read twice before that is believed
+	doubt  uint64 // where the first damaged block of a segment was met; it is read twice before that is believed
 	rest   *run   // what is left of a thinned block, accounted for; nil: nothing
 
 	notBefore time.Time // the log could not be read: when to try again
@@ -213,7 +213,7 @@ func (p *place) fetch(ctx context.Context, s *segment, last uint64) (Batch, erro
 		return Batch{}, nil
 	case errors.Is(err, errNoMore):
 		return Batch{}, p.bridge(ctx, last, nil)
-	case errors.Is(err, errDamaged) && p.doubt != p.next: // the disk may have failed to read it this time
+	case errors.Is(err, errDamaged) && !s.damaged.Load() && p.doubt != p.next: // the disk may have failed to read it this time
 		p.doubt = p.next
 		return Batch{}, fmt.Errorf("read %s: %w", s.path, err)
 	case errors.Is(err, errDamaged):

@@ -114,7 +114,7 @@ func (s *stateFile) identify(segs map[string][]*segment) (err error) {
 	lost, newest := false, time.Time{}
 	for _, list := range segs {
 		for _, seg := range list {
-			if lost = lost || seg.bad; seg.bad {
+			if lost = lost || seg.bad || seg.doubtful; seg.bad {
 				continue
 			}
 			if s.incarnation == "" || seg.tally.to.After(newest) {
