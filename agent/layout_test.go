@@ -27,6 +27,8 @@ var mayImport = map[string][]string{
 	"agent/simulate":            {},
 	"agent/e2e":                 {},
 	"buffer":                    {"drivers"},
+	"buffer/powercut":           {"buffer", "drivers"},
+	"buffer/torture":            {"buffer", "drivers"},
 	"drivers":                   {},
 	"drivers/mqtt":              {"drivers"},
 	"drivers/modbus":            {"drivers"},

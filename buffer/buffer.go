@@ -257,6 +257,9 @@ func (b *Buffer) openLanes() error {
 		return err
 	}
 	for _, c := range b.cfg.Classes {
+		if !b.state.found.Clean {
+			syncSegments(found[c.Name], b.cfg.Log)
+		}
 		found[c.Name] = rescueSegments(found[c.Name], c.Name, b.state.ours, b.cfg.Log)
 		l, err := newLane(b, c, found[c.Name])
 		if err != nil {

@@ -45,6 +45,19 @@ func openSegments(dir, class string, log *slog.Logger) ([]*segment, error) {
 	return segs, nil
 }
 
+// syncSegments makes durable what a process that was killed left in the page
+// cache: a commit that it wrote and had not synced is read like any other.
+func syncSegments(segs []*segment, log *slog.Logger) {
+	for _, s := range segs {
+		if s.bad {
+			continue
+		}
+		if err := syncDir(s.path); err != nil {
+			log.Warn("cannot sync a segment; its last commit may not survive a power cut", "file", s.path, "error", err)
+		}
+	}
+}
+
 // rescueSegments saves what is whole in the damaged ones of segs into new files,
 // which follow them in the list. Files of an incarnation that is not ours are
 // marked bad.

@@ -63,8 +63,11 @@ func TestLinkCarriesAllBrokersAndNothingFindsAWayPastIt(t *testing.T) {
 	must(t, err)
 	defer client.Close()
 	must(t, produceToEach(t, t.Context(), client, 6))
-	if len(d.addrs) < 3 {
-		t.Errorf("the client dialed %v, not an address for each broker", d.addrs)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// Of two brokers at least: a client that has the seed's connection need not dial it again.
+	if len(d.addrs) < 2 {
+		t.Errorf("the client dialed %v, not the addresses of the brokers", d.addrs)
 	}
 	for _, broker := range cluster.ListenAddrs() {
 		if d.addrs[broker] {

@@ -32,6 +32,9 @@ const (
 // dataDir is the buffer's folder below the root. The buffer makes it itself.
 const dataDir = "data"
 
+// longestLife is how long a recorded process may take.
+const longestLife = 40 * time.Second
+
 // child is the recorded process.
 type child struct {
 	scenario *scenario
@@ -69,6 +72,7 @@ func runChild() error {
 	for _, class := range s.classes {
 		c.nextID[class.Name] = 10_000 * (life + 1) // of a life's own, so that an id is never handed in twice
 	}
+	time.AfterFunc(longestLife, func() { os.Exit(1) }) // strace may be gone and leave this process behind
 	return s.life(life)(c)
 }
 

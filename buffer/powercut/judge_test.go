@@ -302,8 +302,8 @@ func (v *verdict) again(uplink string, first read) string {
 	if !ok {
 		return "is not known any more after a clean close"
 	}
-	if r.Cursor != first.Next-1 {
-		return fmt.Sprintf("after a clean close the cursor is at %d; %d was acknowledged", r.Cursor, first.Next-1)
+	if r.Cursor != first.New {
+		return fmt.Sprintf("after a clean close the cursor is at %d; %d was acknowledged", r.Cursor, first.New)
 	}
 	var have spans
 	found := false
@@ -312,14 +312,14 @@ func (v *verdict) again(uplink string, first read) string {
 		switch {
 		case it.Gap != nil:
 			have = append(have, it.Gap.spans()...)
-		case it.Seq == first.New && it.ID == newID && it.N == 1:
+		case it.ID == lastID && it.N == 1:
 			found = true
 		default:
 			return fmt.Sprintf("after a clean close number %d is %+v", it.Seq, it)
 		}
 	}
 	if !found {
-		return fmt.Sprintf("after a clean close the event %d did not come", first.New)
+		return "after a clean close an event that was not acknowledged did not come"
 	}
 	if rest := have.merged().without(span{r.Cursor + 1, r.Next - 1}); len(rest) > 0 {
 		return fmt.Sprintf("after a clean close numbers %d to %d were neither delivered nor explained", rest[0].first, rest[0].last)

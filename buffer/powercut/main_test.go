@@ -14,7 +14,7 @@
 //	trace_test.go     reads what strace wrote       judge_test.go    holds what was read against it
 //	disk_test.go      durable and pending parts     explore_test.go  goes through a recording
 //	calls_test.go     what calls do to the disk     powercut_test.go the tests
-//	fault_test.go     recordings with failing calls control_test.go  models that must fail
+//	fault_test.go     failing calls, and kills      control_test.go  models that must fail
 //	saved_test.go     failing states, kept          model_test.go    tests of the model itself
 //
 // Run it with

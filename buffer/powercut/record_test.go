@@ -27,11 +27,12 @@ type recording struct {
 	lives    [][]step
 	bytes    int64  // of the trace
 	fault    inject // what was made to fail,
-	injected int    // and how often
+	injected int    // and how often; a kill counts
 }
 
 // inject makes calls of the recorded process fail, in the words of strace:
-// fdatasync:error=EIO:when=3.
+// fdatasync:error=EIO:when=3. signal=KILL in place of the error ends it before
+// the call. Only the first process of a scenario is concerned.
 type inject string
 
 func newRecording(s *scenario, dir string) (*recording, error) {
@@ -43,19 +44,7 @@ func newRecording(s *scenario, dir string) (*recording, error) {
 }
 
 // record runs the scenario below dir.
-func record(s *scenario, dir string, fault inject) (r *recording, err error) {
-	for range 4 {
-		if r, err = recordOnce(s, dir, fault); !errors.Is(err, errNoResult) {
-			break
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return nil, err
-		}
-	}
-	return r, err
-}
-
-func recordOnce(s *scenario, dir string, fault inject) (*recording, error) {
+func record(s *scenario, dir string, fault inject) (*recording, error) {
 	r, err := newRecording(s, dir)
 	if err != nil {
 		return nil, err
@@ -97,23 +86,28 @@ func (r *recording) live(i int) error {
 		return err
 	}
 	trace := fmt.Sprintf("%s-%d", r.reports, i)
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), longestLife+5*time.Second)
 	defer cancel()
-	args := []string{"-f", "--seccomp-bpf", "-y", "-xx", "-s", "16777216", "-o", trace, "-e", "trace=" + traced, "-e", "signal=none"}
-	if r.fault != "" {
+	args := []string{"-f", "-y", "-xx", "-s", "16777216", "-o", trace, "-e", "trace=" + traced, "-e", "signal=none"}
+	if r.fault != "" && i == 0 {
 		args = append(args, "-e", "inject="+string(r.fault))
+	}
+	if !strings.Contains(string(r.fault), "signal") { // with it no signal is sent
+		args = append(args, "--seccomp-bpf")
 	}
 	cmd := exec.CommandContext(ctx, "strace", append(args, self)...)
 	cmd.Env = append(os.Environ(), envRole+"="+roleChild, envScenario+"="+r.scenario.name, fmt.Sprintf("%s=%d", envLife, i),
 		envRoot+"="+r.root, envMarks+"="+r.reports, fmt.Sprintf("%s=%d", envBase, r.base.Unix()))
-	if r.fault != "" {
+	if r.fault != "" && i == 0 {
 		cmd.Env = append(cmd.Env, "GOMAXPROCS=1", envCalm+"=1")
 	}
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) } // which strace hands on
 	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Run(); err != nil && !strings.Contains(err.Error(), "signal: killed") || ctx.Err() != nil {
+	err = cmd.Run()
+	killed := err != nil && strings.Contains(err.Error(), "signal: killed")
+	if err != nil && !killed || ctx.Err() != nil {
 		return fmt.Errorf("record %s, process %d, fault %q: %w: %s", r.scenario.name, i, r.fault, errors.Join(err, ctx.Err()), tailOf(said.String()))
 	}
 	st, err := os.Stat(trace)
@@ -129,6 +123,9 @@ func (r *recording) live(i int) error {
 		if s.exit && s.injected {
 			r.injected++
 		}
+	}
+	if killed {
+		r.injected++
 	}
 	r.lives = append(r.lives, steps)
 	return nil

@@ -4,7 +4,6 @@ package powercut
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -83,27 +82,29 @@ func (m image) copyTo(dir string) error {
 	return nil
 }
 
-// replay judges a saved state again, and tells what is found now.
-func replay(dir, scratch string) (string, error) {
+// replay judges a saved state again, and tells what is found now; sound says that
+// nothing is wrong any more.
+func replay(dir, scratch string) (said string, sound bool, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, savedName))
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	var s saved
 	if err = json.Unmarshal(b, &s); err != nil {
-		return "", err
+		return "", false, err
 	}
 	sc, err := scenarioNamed(s.Scenario)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	disk := filepath.Join(scratch, "disk")
 	if err = os.CopyFS(disk, os.DirFS(filepath.Join(dir, "disk"))); err != nil {
-		return "", err
+		return "", false, err
 	}
 	p := newPool(1)
 	got := make(chan answer, 1)
 	p.submit(task{Dir: disk, Scenario: s.Scenario, Base: s.Base}, func(a answer) { got <- a })
 	a := <-got
-	return fmt.Sprintf("then: %s\nnow: %s\n%s", s.Failure, judge(sc, s.Marks, a, s.Early), s.Cut), errors.Join(p.close())
+	now := judge(sc, s.Marks, a, s.Early)
+	return fmt.Sprintf("then: %s\nnow: %s\n%s", s.Failure, now, s.Cut), now == "", p.close()
 }

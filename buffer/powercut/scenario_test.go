@@ -107,8 +107,16 @@ var brief = []scenario{
 		lives: []func(*child) error{briefLife}},
 }
 
+// killed ones are recorded again with their first process killed at each call.
+var killed = []scenario{
+	{name: "killed", classes: one(buffer.Class{}), uplinks: map[string][]string{central: nil, slow: nil}, size: bulky,
+		least: fates{made: 3, removed: 1}, lives: []func(*child) error{briefLife, afterKill}},
+	{name: "killed drop oldest", classes: one(buffer.Class{WhenFull: buffer.DropOldest}), uplinks: only(central), size: bulky,
+		reasons: []string{"drop_oldest"}, least: fates{made: 5, removed: 1}, lives: []func(*child) error{briefDropLife, afterKill}},
+}
+
 func scenarioNamed(name string) (*scenario, error) {
-	for _, list := range [][]scenario{scenarios, brief} {
+	for _, list := range [][]scenario{scenarios, brief, killed} {
 		for i := range list {
 			if list[i].name == name {
 				return &list[i], nil

@@ -228,6 +228,17 @@ func briefLife(c *child) error {
 	return nil
 }
 
+// afterKill goes on after a kill.
+func afterKill(c *child) error {
+	if err := c.open(); err != nil {
+		return err
+	}
+	for uplink := range c.scenario.uplinks {
+		c.read(uplink, 0)
+	}
+	return errors.Join(c.put(process, 2, 1), c.close())
+}
+
 func briefDropLife(c *child) error {
 	c.openSomehow()
 	tap := c.read(central, 0)

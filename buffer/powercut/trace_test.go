@@ -44,11 +44,12 @@ type step struct {
 	exit bool
 }
 
-// errNoResult is a call that strace began to print when a kill took the thread
-// away. What it did is unknown, so that the recording is of no use.
-var errNoResult = errors.New("no result")
-
-const unfinished = " <unfinished ...>"
+// What strace writes in place of a result: the call goes on, or its process was
+// killed in it.
+const (
+	unfinished = " <unfinished ...>"
+	detached   = " <detached ...>"
+)
 
 // readTrace parses what strace wrote with -f -y -xx.
 func readTrace(path string) ([]step, error) {
@@ -77,14 +78,14 @@ func parseTrace(r io.Reader) (steps []step, err error) {
 		}
 		got, err := parseLine(open, thread, strings.TrimLeft(rest, " "), n)
 		if err != nil {
-			return nil, fmt.Errorf("trace line %d: %w: %.200q", n, err, line)
+			return nil, fmt.Errorf("trace line %d: %w: %.80q … %q", n, err, line, line[max(0, len(line)-120):])
 		}
 		steps = append(steps, got...)
 	}
 }
 
 func parseLine(open map[string]*call, thread, rest string, line int) ([]step, error) {
-	if strings.HasPrefix(rest, "+++") || strings.HasPrefix(rest, "---") { // an exit or a signal
+	if strings.HasPrefix(rest, "+++") || strings.HasPrefix(rest, "---") || strings.HasPrefix(rest, "???") { // no call
 		return nil, nil
 	}
 	if rest, ok := strings.CutPrefix(rest, "<... "); ok {
@@ -94,6 +95,9 @@ func parseLine(open map[string]*call, thread, rest string, line int) ([]step, er
 			return nil, errors.New("resumed and never begun")
 		}
 		delete(open, thread)
+		if strings.HasSuffix(rest, detached) {
+			return nil, nil
+		}
 		_, err := c.result(rest)
 		return []step{{call: c, exit: true}}, err
 	}
@@ -102,8 +106,11 @@ func parseLine(open map[string]*call, thread, rest string, line int) ([]step, er
 		return nil, errors.New("not a call")
 	}
 	c := &call{name: name, line: line, fd: -1}
-	if args, ok := strings.CutSuffix(args, unfinished); ok {
+	if args, ok := strings.CutSuffix(strings.TrimSuffix(args, ") = ?"), unfinished); ok {
 		open[thread] = c
+		return []step{{call: c}}, c.arguments(args)
+	}
+	if args, ok := strings.CutSuffix(args, detached); ok {
 		return []step{{call: c}}, c.arguments(args)
 	}
 	args, err := c.result(args)
@@ -118,7 +125,7 @@ func parseLine(open map[string]*call, thread, rest string, line int) ([]step, er
 func (c *call) result(s string) (args string, err error) {
 	i := strings.LastIndex(s, " = ")
 	if i < 0 {
-		return "", errNoResult
+		return "", errors.New("no result")
 	}
 	args, ok := strings.CutSuffix(strings.TrimRight(s[:i], " "), ")")
 	if !ok {

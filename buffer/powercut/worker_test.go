@@ -43,7 +43,7 @@ type read struct {
 	Cursor uint64 `json:"cursor"`
 	Items  []item `json:"items"`
 	Next   uint64 `json:"next"`          // the next number, when all was read
-	New    uint64 `json:"new,omitempty"` // the number that the event got that was appended then
+	New    uint64 `json:"new,omitempty"` // the number of the first event that was appended then
 }
 
 // item is a run of events with contiguous numbers and ids, a gap record, or
@@ -85,8 +85,12 @@ func (g gap) sound() bool {
 	return g.First > 0 && g.Last >= g.First && n == g.Count
 }
 
-// newID is the id of the event that is appended after a cut.
-const newID = 900_000
+// The ids of the events that are appended after a cut. The first is acknowledged
+// before the close, the second is not.
+const (
+	newID  = 900_000
+	lastID = 900_010
+)
 
 // items turns a batch into what is compared.
 func (s *scenario) items(base time.Time, b buffer.Batch) (list []item) {
@@ -304,42 +308,28 @@ func (x *examiner) places() string {
 	return b.String()
 }
 
-// appendNew acknowledges all that was read, appends an event to each class and
-// reads those.
+// appendNew acknowledges all that was read, appends two events to each class,
+// reads them and acknowledges the first.
 func (x *examiner) appendNew(ctx context.Context) error {
-	for class, uplinks := range x.got {
-		for uplink, r := range uplinks {
-			x.readers[uplink].Ack(class, r.Next-1)
-		}
-	}
-	for class := range x.got {
-		durable := make(chan error, 1)
-		if err := x.buf.Append(ctx, x.scenario.event(x.base, class, newID), func(err error) { durable <- err }); err != nil {
-			return fmt.Errorf("append to %s: %w", class, err)
-		}
-		select {
-		case err := <-durable:
-			if err != nil {
-				return fmt.Errorf("commit to %s: %w", class, err)
-			}
-		case <-ctx.Done():
-			return fmt.Errorf("commit to %s: %w; %+v", class, ctx.Err(), x.buf.Stats().Classes[class])
-		}
-	}
 	before := x.got
 	x.got = map[string]map[string]read{}
 	for class, uplinks := range before {
 		x.got[class] = map[string]read{}
 		for uplink, r := range uplinks {
+			x.readers[uplink].Ack(class, r.Next-1)
 			x.got[class][uplink] = read{Cursor: r.Next - 1}
 		}
 	}
-	err := x.readAll(ctx)
+	err := x.put(ctx)
+	if err == nil {
+		err = x.readAll(ctx)
+	}
 	for class, uplinks := range before {
 		for uplink, r := range uplinks {
 			for _, it := range x.got[class][uplink].Items {
 				if it.N > 0 && it.ID == newID {
 					r.New = it.Seq
+					x.readers[uplink].Ack(class, it.Seq)
 				}
 			}
 			before[class][uplink] = r
@@ -347,6 +337,29 @@ func (x *examiner) appendNew(ctx context.Context) error {
 	}
 	x.got = before
 	return err
+}
+
+// put appends the new events and waits until they are acknowledged.
+func (x *examiner) put(ctx context.Context) error {
+	for class := range x.got {
+		durable := make(chan error, 2)
+		for _, id := range []int{newID, lastID} {
+			if err := x.buf.Append(ctx, x.scenario.event(x.base, class, id), func(err error) { durable <- err }); err != nil {
+				return fmt.Errorf("append to %s: %w", class, err)
+			}
+		}
+		for range 2 {
+			select {
+			case err := <-durable:
+				if err != nil {
+					return fmt.Errorf("commit to %s: %w", class, err)
+				}
+			case <-ctx.Done():
+				return fmt.Errorf("commit to %s: %w; %+v", class, ctx.Err(), x.buf.Stats().Classes[class])
+			}
+		}
+	}
+	return nil
 }
 
 func (x *examiner) close() error {
