@@ -30,7 +30,8 @@ var mayImport = map[string][]string{
 	"buffer/powercut":           {"buffer", "drivers"},
 	"buffer/torture":            {"buffer", "drivers"},
 	"drivers":                   {},
-	"drivers/mqtt":              {"drivers"},
+	"drivers/mqtt":              {"drivers", "drivers/mqtt/sparkplug"},
+	"drivers/mqtt/sparkplug":    {"drivers"},
 	"drivers/modbus":            {"drivers"},
 	"uplink":                    {"buffer", "drivers"},
 }

@@ -17,6 +17,7 @@ import (
 const (
 	bufferShare = 4  // a quarter for queues and hot tails of all classes
 	queueShare  = 16 // a sixteenth for each MQTT source's queue
+	namesShare  = 16 // a sixteenth for the metrics' names of each MQTT source that decodes Sparkplug
 	windowShare = 16 // a sixteenth for each uplink's window, 4 MiB at most
 )
 
@@ -140,7 +141,7 @@ func (a *Agent) mqttSource(name string, c *config.MQTT) (*mqtt.Source, error) {
 	}
 	m := mqtt.Config{
 		Name: name, Servers: c.Servers, ClientID: c.ClientID, Username: c.Username, TLS: tls, KeepAlive: c.KeepAlive,
-		Decode: c.Decode, MaxPayload: int64(c.MaxPayload),
+		Decode: c.Decode, NameBytes: int(a.cfg.Agent.MemoryLimit / namesShare), MaxPayload: int64(c.MaxPayload),
 		QueueBytes: max(int64(a.cfg.Agent.MemoryLimit)/queueShare, 2*int64(c.MaxPayload)),
 		Sink:       a.buffer, Log: a.log,
 	}

@@ -27,7 +27,7 @@ const (
 type Event struct {
 	Class       string    // the lane it travels in, never empty
 	Source      string    // the source's name in the config
-	Device      string    // the Modbus device's name; empty for MQTT
+	Device      string    // the Modbus device's name; empty for MQTT but Sparkplug, where it is NODE or NODE/DEVICE
 	Subject     string    // the MQTT topic, or the device's name
 	Type        string    // CloudEvents type, TypeMQTTMessage for example
 	ContentType string    // ContentJSON or ContentBinary

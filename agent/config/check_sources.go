@@ -28,6 +28,9 @@ func (d *decoder) checkMQTT(m *MQTT, path string) {
 		} else if first := lines[s.Filter]; first > 0 {
 			d.wrong(at+".filter", fmt.Sprintf("%s is there twice, first in line %d", d.show(at+".filter", s.Filter), first), "each filter once")
 		}
+		if m.Decode == "sparkplug_b" && strings.HasPrefix(s.Filter, "$share/") {
+			d.wrong(at+".filter", d.show(at+".filter", s.Filter)+" is shared with other clients, and decode: sparkplug_b needs all messages of an edge node", "a filter without $share, such as spBv1.0/#")
+		}
 		lines[s.Filter] = d.cfg.where.of(at + ".filter").line
 		d.checkClassName(at+".class", s.Class)
 	}

@@ -31,6 +31,8 @@ type MQTT struct {
 	// message the most specific one decides its class.
 	Subscribe []Subscription `yaml:"subscribe" required:"true" like:"subscribe: [ { filter: factory/# } ]"`
 	// How payloads are read. json: a payload that is not JSON is refused.
+	// sparkplug_b: Sparkplug B becomes JSON with the metrics by name; edge nodes
+	// are asked for a rebirth where it is missing.
 	Decode string `yaml:"decode" default:"raw" enum:"raw|json|sparkplug_b"`
 	// Larger payloads are refused, acknowledged and counted.
 	MaxPayload Size `yaml:"max_payload" default:"1MiB" range:"1B..255MiB"`

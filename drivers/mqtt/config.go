@@ -15,8 +15,9 @@ import (
 
 // Values of Config.Decode.
 const (
-	DecodeRaw  = "raw"  // the payload is passed on as it is
-	DecodeJSON = "json" // a payload that is not JSON is refused
+	DecodeRaw       = "raw"         // the payload is passed on as it is
+	DecodeJSON      = "json"        // a payload that is not JSON is refused
+	DecodeSparkplug = "sparkplug_b" // Sparkplug B becomes JSON; what is not Sparkplug is refused
 )
 
 // Defaults and bounds of Config.
@@ -67,8 +68,12 @@ type Config struct {
 	// Subscriptions says what is read and which class it goes to. At least one.
 	Subscriptions []Subscription
 
-	// Decode is DecodeRaw or DecodeJSON; empty: DecodeRaw.
+	// Decode is DecodeRaw, DecodeJSON or DecodeSparkplug; empty: DecodeRaw.
 	Decode string
+
+	// NameBytes is about how much memory the metrics' names of all Sparkplug
+	// edge nodes may take; 0: 8 MiB. Only with DecodeSparkplug.
+	NameBytes int
 
 	// MaxPayload is the largest payload in bytes that is taken, 1 to
 	// 268,435,455; 0: 1 MiB. A larger one is skipped while it is read off the
@@ -191,11 +196,12 @@ func (c Config) validateLimits() error {
 		bad("retry: %s to %s is not a range", c.RetryMin, c.RetryMax)
 	}
 	switch c.Decode {
-	case DecodeRaw, DecodeJSON:
-	case "sparkplug_b":
-		bad("decode: %q is not available in this version (raw, json)", c.Decode)
+	case DecodeRaw, DecodeJSON, DecodeSparkplug:
 	default:
-		bad("decode: %q is unknown (raw, json)", c.Decode)
+		bad("decode: %q is unknown (raw, json, sparkplug_b)", c.Decode)
+	}
+	if c.NameBytes < 0 {
+		bad("name bytes: %d is out of range (0 or more)", c.NameBytes)
 	}
 	return errors.Join(errs...)
 }
@@ -210,6 +216,9 @@ func (c Config) validateSubscriptions() error {
 	for i, sub := range c.Subscriptions {
 		if err := checkFilter(sub.Filter); err != nil {
 			bad("subscribe[%d].filter: %w", i, err)
+		}
+		if c.Decode == DecodeSparkplug && strings.HasPrefix(sub.Filter, "$share/") {
+			bad("subscribe[%d].filter: %q is shared, so other clients get a part of each edge node's messages (sparkplug_b needs all of them)", i, sub.Filter)
 		}
 		if sub.QoS > 2 {
 			bad("subscribe[%d].qos: %d is out of range (0, 1, 2)", i, sub.QoS)

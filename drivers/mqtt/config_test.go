@@ -33,8 +33,11 @@ func TestNewNamesTheFieldAndTheBound(t *testing.T) {
 		{"queue smaller than a payload", func(c *Config) { c.QueueBytes = 10 }, "queue bytes: 10 is less than max_payload"},
 		{"negative queue", func(c *Config) { c.QueueCount = -1 }, "queue count: -1"},
 		{"retry backwards", func(c *Config) { c.RetryMin, c.RetryMax = 2, 1 }, "retry: 2ns to 1ns"},
-		{"sparkplug", func(c *Config) { c.Decode = "sparkplug_b" }, `decode: "sparkplug_b" is not available in this version (raw, json)`},
-		{"unknown decode", func(c *Config) { c.Decode = "xml" }, `decode: "xml" is unknown (raw, json)`},
+		{"unknown decode", func(c *Config) { c.Decode = "xml" }, `decode: "xml" is unknown (raw, json, sparkplug_b)`},
+		{"a part of Sparkplug", func(c *Config) {
+			c.Decode, c.Subscriptions[0].Filter = DecodeSparkplug, "$share/g/spBv1.0/#"
+		}, `subscribe[0].filter: "$share/g/spBv1.0/#" is shared`},
+		{"negative names", func(c *Config) { c.NameBytes = -1 }, "name bytes: -1 is out of range"},
 		{"no subscription", func(c *Config) { c.Subscriptions = nil }, "subscribe: is empty"},
 		{"QoS 3", func(c *Config) { c.Subscriptions[0].QoS = 3 }, "subscribe[0].qos: 3 is out of range"},
 		{"no class", func(c *Config) { c.Subscriptions[0].Class = "" }, "subscribe[0].class: is empty"},
@@ -85,7 +88,7 @@ func TestDefaults(t *testing.T) {
 	if st.Up || st.State != "not started" {
 		t.Errorf("before Run: %+v", st)
 	}
-	if _, ok := st.Taken["process"]; !ok || len(st.Rejected) != 6 {
+	if _, ok := st.Taken["process"]; !ok || len(st.Rejected) != 7 {
 		t.Errorf("not all counters are there from the start: %+v", st)
 	}
 }

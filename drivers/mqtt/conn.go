@@ -311,7 +311,7 @@ func (c *conn) readBody() error {
 func (c *conn) deliver(a *arrival) {
 	hash := c.hash(a)
 	again := a.retain && a.topic.retainedAgain(hash, c.number)
-	it := item{name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), size: a.reserved}
+	it := item{name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), conn: c.number, size: a.reserved}
 	switch {
 	case a.qos > 0 && again:
 		c.ledger.refuse(a.id, a.qos)

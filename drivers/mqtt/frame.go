@@ -27,6 +27,7 @@ const (
 	reasonTopic     = "invalid-topic" // empty, not UTF-8, or with +, # or NUL
 	reasonRoute     = "no-route"      // no subscription matches: it was removed from the config
 	reasonNotJSON   = "not-json"      // with DecodeJSON
+	reasonSparkplug = "sparkplug"     // with DecodeSparkplug: topic or payload are not Sparkplug B, or too large as JSON
 	reasonMalformed = "malformed"     // QoS 3, packet id 0, or shorter than its topic
 	reasonQueueFull = "queue-full"    // QoS 0 while the queue is full
 )
@@ -66,7 +67,8 @@ func readHeader(r io.ByteReader) (header, error) {
 }
 
 // controlLength gives the length that a packet other than PUBLISH must have, or
-// false for one that a broker may not send to a client that never publishes.
+// false for one that a broker may not send to a client that publishes with QoS 0
+// alone.
 // SUBACK has one return code, because each SUBSCRIBE has one filter. Paho trusts
 // these lengths, so they are checked here.
 func controlLength(kind byte) (int, bool) {

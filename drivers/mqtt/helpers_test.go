@@ -159,9 +159,10 @@ type rawConn struct {
 	writeMu sync.Mutex
 
 	mu     sync.Mutex
-	acks   []string // "PUBACK 7", "PUBREC 8", "PUBCOMP 8", "DISCONNECT"
+	acks   []string // "PUBACK 7", "PUBREC 8", "PUBCOMP 8", "DISCONNECT", "PUBLISH flags 0 a/b"
 	pings  int
 	mute   bool // PINGREQ is not answered
+	denies bool // a PUBLISH ends the connection
 	suback func(filter string) byte
 	ended  bool
 	endErr error
@@ -233,6 +234,12 @@ func (c *rawConn) handle(h header, body []byte) {
 		}
 	case h.kind == 14:
 		c.acks = append(c.acks, "DISCONNECT")
+	case h.kind == typePublish:
+		size := int(binary.BigEndian.Uint16(body))
+		c.acks = append(c.acks, fmt.Sprintf("PUBLISH flags %d %s", h.flags, body[2:2+size]))
+		if c.denies {
+			_ = c.Close()
+		}
 	case names[h.kind] != "":
 		c.acks = append(c.acks, fmt.Sprintf("%s %d", names[h.kind], binary.BigEndian.Uint16(body)))
 	}

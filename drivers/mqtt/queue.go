@@ -16,8 +16,12 @@ type item struct {
 	class    string
 	payload  []byte
 	at       time.Time
+	conn     uint64    // number of the connection it came on
 	delivery *delivery // nil with QoS 0
 	size     int64     // what was reserved for it
+
+	decoded         bool   // payload is the event's already
+	device, content string // of the event, then
 }
 
 // queue holds messages between the connection and the sink. Room is reserved

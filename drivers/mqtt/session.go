@@ -239,8 +239,8 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// noStore keeps nothing: what is not acknowledged is kept by the broker, and
-// nothing is published.
+// noStore keeps nothing: what is not acknowledged is kept by the broker, and what
+// is published has QoS 0.
 type noStore struct{}
 
 func (noStore) Open()                             {}

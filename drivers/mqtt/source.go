@@ -11,7 +11,8 @@
 //	       -> ledger.done (ledger.go) -> PUBACK or PUBREC (write.go) -> socket
 //
 // paho.mqtt.golang does the rest: CONNECT, SUBSCRIBE, keep-alive, PUBCOMP and
-// websockets (session.go, dial.go).
+// websockets (session.go, dial.go). With DecodeSparkplug, move decodes messages
+// with package sparkplug and asks edge nodes for their births (sparkplug.go).
 package mqtt
 
 import (
@@ -43,6 +44,7 @@ var errRunning = errors.New("the source runs already")
 // Source is a driver for one MQTT session.
 type Source struct {
 	*intake
+	plant   *plant // nil without DecodeSparkplug
 	cfg     Config
 	servers []*url.URL
 
@@ -67,6 +69,9 @@ func New(cfg Config) (*Source, error) {
 		stats:      newCounters(cfg),
 		seed:       maphash.MakeSeed(),
 	}}
+	if cfg.Decode == DecodeSparkplug {
+		s.plant = newPlant(cfg)
+	}
 	for _, server := range cfg.Servers {
 		u, err := parseServer(server)
 		if err != nil {
@@ -80,6 +85,10 @@ func New(cfg Config) (*Source, error) {
 // Stats returns the counters so far and the state of the connection.
 func (s *Source) Stats() drivers.Stats {
 	stats := s.stats.snapshot()
+	if p := s.plant; p != nil && stats.Up {
+		seen := p.decoder.Stats()
+		stats.State += fmt.Sprintf(", Sparkplug: %s, %s, %s asked for", count(seen.Nodes, "node"), count(int(seen.Gaps), "gap"), count(int(p.asked.Load()), "rebirth"))
+	}
 	if s.queue.full() {
 		stats.State += ", waiting for room in the buffer"
 	}
@@ -149,14 +158,18 @@ func (s *Source) runSession(ctx, grace context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	defer ss.end()
+	stopRebirths := s.sendRebirths(ss)
 	began := time.Now()
 	err = s.serve(ctx, ss)
+	lived := time.Since(began)
+	stopRebirths()
 	if ctx.Err() != nil {
 		s.stats.state("stopping")
 		ss.conn.stopTaking()
 		s.drain(grace)
+		return lived, err
 	}
-	return time.Since(began), err
+	return lived, s.connectionBroke(err)
 }
 
 // drain waits until nothing is under way, or ctx ends.
@@ -198,9 +211,7 @@ func (s *Source) move(ctx context.Context) error {
 
 // store hands one message to the sink, or refuses it.
 func (s *Source) store(ctx context.Context, it *item) error {
-	content, ok := s.inspect(it.payload)
-	if !ok {
-		s.stats.reject(reasonNotJSON, []byte(it.name))
+	if !it.decoded && !s.interpret(it) {
 		if it.delivery != nil {
 			s.ledger.done(it.delivery, nil)
 		}
@@ -209,9 +220,10 @@ func (s *Source) store(ctx context.Context, it *item) error {
 	err := s.cfg.Sink.Append(ctx, drivers.Event{
 		Class:       it.class,
 		Source:      s.cfg.Name,
+		Device:      it.device,
 		Subject:     it.name,
 		Type:        drivers.TypeMQTTMessage,
-		ContentType: content,
+		ContentType: it.content,
 		Time:        it.at,
 		Payload:     it.payload,
 	}, s.acknowledge(it.delivery))
@@ -219,6 +231,20 @@ func (s *Source) store(ctx context.Context, it *item) error {
 		s.stats.take(it.class)
 	}
 	return err
+}
+
+// interpret finds out what a message holds; false, counted, where it is refused.
+// It is done once, also for a message that the sink did not take.
+func (s *Source) interpret(it *item) bool {
+	if s.plant != nil {
+		return s.decode(it)
+	}
+	content, ok := s.inspect(it.payload)
+	if !ok {
+		s.stats.reject(reasonNotJSON, []byte(it.name))
+	}
+	it.decoded, it.content = ok, content
+	return ok
 }
 
 // inspect returns a payload's content type, and whether it may pass. The whole

@@ -21,7 +21,7 @@ type counters struct {
 
 	mu      sync.Mutex
 	stats   drivers.Stats
-	logged  map[string]time.Time // by reason: the last line about it
+	logged  map[string]time.Time // by reason or subject: the last line about it
 	lastLog time.Time            // of a failure
 }
 
@@ -38,7 +38,7 @@ func newCounters(cfg Config) *counters {
 	for _, sub := range cfg.Subscriptions {
 		c.stats.Taken[sub.Class] = 0
 	}
-	for _, reason := range []string{reasonTooLarge, reasonTopic, reasonRoute, reasonNotJSON, reasonMalformed, reasonQueueFull} {
+	for _, reason := range []string{reasonTooLarge, reasonTopic, reasonRoute, reasonNotJSON, reasonSparkplug, reasonMalformed, reasonQueueFull} {
 		c.stats.Rejected[reason] = 0
 	}
 	return c
@@ -59,21 +59,29 @@ func (c *counters) take(class string) {
 	c.mu.Unlock()
 }
 
-// reject counts a refused message and logs one of each reason a minute.
-func (c *counters) reject(reason string, topic []byte) {
+// reject counts a refused message and logs one of each reason a minute, with more
+// of it where there is more to say.
+func (c *counters) reject(reason string, topic []byte, more ...any) {
 	c.mu.Lock()
 	c.stats.Rejected[reason]++
 	count := c.stats.Rejected[reason]
-	now := time.Now()
-	due := now.Sub(c.logged[reason]) >= logEvery
-	if due {
-		c.logged[reason] = now
-	}
 	c.mu.Unlock()
-	if due {
+	if c.due(reason) {
 		shown := string(topic[:min(len(topic), maxLogTopic)])
-		c.log.Warn("message refused", "reason", reason, "topic", shown, "count", count)
+		c.log.Warn("message refused", append([]any{"reason", reason, "topic", shown, "count", count}, more...)...)
 	}
+}
+
+// due says whether a line about this may be logged now, and counts on it.
+func (c *counters) due(about string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	due := now.Sub(c.logged[about]) >= logEvery
+	if due {
+		c.logged[about] = now
+	}
+	return due
 }
 
 // up says that the source is connected and subscribed.
