@@ -232,12 +232,14 @@ func killedThreeTimes(t *testing.T, k *kafka) {
 
 // killedWhileSending kills the agent three times while records are on their way
 // to Kafka, so that some arrive twice.
-func killedWhileSending(t *testing.T, k *kafka) {
-	p := newPlant(t, k)
+func killedWhileSending(t *testing.T, k *kafka) { newPlant(t, k).killWhileSending(t) }
+
+func (p *plant) killWhileSending(t *testing.T) {
+	t.Helper()
 	p.agent.startReady(t)
 	pub := startPublisher(t, p.broker, total, 0)
 	for i := 1; i <= 3; i++ {
-		waitFor(t, "records in Kafka", func() bool { return k.count(t, p.topic) > total*i/5 }, p.agent.proc)
+		waitFor(t, "records in Kafka", func() bool { return p.kafka.count(t, p.topic) > total*i/5 }, p.agent.proc)
 		p.killAndRestart(t, 0)
 	}
 	pub.waitAcked(t, total)

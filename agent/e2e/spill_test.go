@@ -70,13 +70,5 @@ func writeBehindOutage(t *testing.T, k *kafka) {
 // writeBehindKilled kills the agent while it holds events: the broker sends them
 // again.
 func writeBehindKilled(t *testing.T, k *kafka) {
-	p := newPlantWith(t, k, spillAfter)
-	p.agent.startReady(t)
-	pub := startPublisher(t, p.broker, total, 0)
-	for i := 1; i <= 3; i++ {
-		waitFor(t, "records in Kafka", func() bool { return k.count(t, p.topic) > total*i/5 }, p.agent.proc)
-		p.killAndRestart(t, 0)
-	}
-	pub.waitAcked(t, total)
-	p.settle(t, total)
+	newPlantWith(t, k, spillAfter).killWhileSending(t)
 }
