@@ -108,6 +108,10 @@ func TestScanFindsTheBlocksOfDestroyedSegments(t *testing.T) {
 		}
 		b = b[:int64(m.high)*m.pageSize]
 		stored := storedBlocks(t, b)
+		incarnation := ""
+		for _, block := range stored {
+			incarnation = fmt.Sprintf("%x", block[28:32])
+		}
 		ways := map[string]func(b []byte) []byte{
 			"nothing":       func(b []byte) []byte { return b },
 			"metas zeroed":  func(b []byte) []byte { clear(b[:2*4096]); return b },
@@ -130,7 +134,7 @@ func TestScanFindsTheBlocksOfDestroyedSegments(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				picked := pickBlocks(found, fmt.Sprintf("%x", blocks[0][28:32]), 1, 1<<40)
+				picked := pickBlocks(found, incarnation, 1, 1<<40)
 				left := 0
 				for first, want := range stored {
 					if !bytes.Contains(bad, want) {

@@ -237,7 +237,7 @@ func TestFullQueueHoldsTheBrokerAndKeepsTheSession(t *testing.T) {
 	broker := newRawBroker(t)
 	sink := &testSink{gate: make(chan struct{})}
 	cfg := baseConfig(sink, broker.url())
-	cfg.KeepAlive, cfg.MaxPayload, cfg.QueueCount, cfg.QueueBytes = time.Second, 1<<14, 100, 1<<18
+	cfg.KeepAlive, cfg.MaxPayload, cfg.QueueCount, cfg.QueueBytes = 2*time.Second, 1<<14, 100, 1<<18
 	src, _ := start(t, cfg)
 	c := broker.accept(false)
 	waitUp(t, src)
@@ -276,12 +276,12 @@ func TestSubackBehindWhatTheBufferHasNoRoomFor(t *testing.T) {
 	broker := newRawBroker(t)
 	sink := &testSink{gate: make(chan struct{})}
 	cfg := baseConfig(sink, broker.url())
-	cfg.KeepAlive, cfg.QueueCount = time.Second, 10
+	cfg.KeepAlive, cfg.QueueCount = 2*time.Second, 10
 	src, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	src.subackWait = 50 * time.Millisecond
+	src.subackWait = time.Second
 	run(t, src)
 	c := broker.connection()
 	backlog := []byte{0x20, 2, 1, 0}
