@@ -5,7 +5,7 @@
 //	agent.go    New, Run: start, watch, stop      status.go   what the agent knows of itself
 //	wire.go     from config to sources, buffer,   metrics.go  the same for Prometheus
 //	            uplinks                           tls.go      certificates, reloaded
-//	stranded.go events for uplinks that are gone
+//	stranded.go events for uplinks that are gone   tap.go      events shown as they pass
 package agent
 
 import (
@@ -51,6 +51,7 @@ type Agent struct {
 	uplinks []destination
 	web     *web.Server // nil: switched off
 	meters  *meters
+	taps    taps
 }
 
 type source struct {

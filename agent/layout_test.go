@@ -23,7 +23,7 @@ var mayImport = map[string][]string{
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
 	"agent/config":              {},
-	"agent/web":                 {},
+	"agent/web":                 {"drivers"},
 	"agent/simulate":            {},
 	"agent/e2e":                 {},
 	"buffer":                    {"drivers"},

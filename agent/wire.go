@@ -7,6 +7,7 @@ import (
 
 	"sluice/agent/config"
 	"sluice/buffer"
+	"sluice/drivers"
 	"sluice/drivers/modbus"
 	"sluice/drivers/mqtt"
 	"sluice/uplink"
@@ -87,7 +88,7 @@ func (a *Agent) makeUplinks() error {
 			Name: u.Name, Agent: a.cfg.Agent.ID, Labels: a.cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls,
 			Topic: u.Kafka.Topic, Key: u.Kafka.Key, Compression: u.Kafka.Compression,
 			WindowBytes: int(min(uplink.DefaultWindowBytes, int64(a.cfg.Agent.MemoryLimit)/windowShare)),
-			Reader:      reader, Log: a.log,
+			Reader:      tappedLog{reader, u.Name, &a.taps}, Log: a.log,
 		}
 		if s := u.Kafka.SASL; s != nil {
 			c.SASL = uplink.SASL{Mechanism: s.Mechanism, Username: s.Username, Password: s.Password.Value}
@@ -112,7 +113,7 @@ func (a *Agent) makeSources() error {
 		} else {
 			s.kind = "modbus"
 			m := modbusConfig(c.Name, c.Modbus)
-			m.Sink, m.Log, m.ObservePoll = a.buffer, a.log.With("source", c.Name), a.meters.poll(c.Name)
+			m.Sink, m.Log, m.ObservePoll = a.sink(), a.log.With("source", c.Name), a.meters.poll(c.Name)
 			s.driver, err = modbus.New(m)
 			for _, d := range m.Devices {
 				s.classes = append(s.classes, d.Class)
@@ -131,6 +132,9 @@ func (a *Agent) makeSources() error {
 	return nil
 }
 
+// sink is the way into the buffer for sources.
+func (a *Agent) sink() drivers.Sink { return tappedSink{a.buffer, &a.taps} }
+
 func (a *Agent) mqttSource(name string, c *config.MQTT) (*mqtt.Source, error) {
 	tls, err := clientTLS(c.TLS)
 	if err != nil {
@@ -143,7 +147,7 @@ func (a *Agent) mqttSource(name string, c *config.MQTT) (*mqtt.Source, error) {
 		Name: name, Servers: c.Servers, ClientID: c.ClientID, Username: c.Username, TLS: tls, KeepAlive: c.KeepAlive,
 		Decode: c.Decode, NameBytes: int(a.cfg.Agent.MemoryLimit / namesShare), MaxPayload: int64(c.MaxPayload),
 		QueueBytes: max(int64(a.cfg.Agent.MemoryLimit)/queueShare, 2*int64(c.MaxPayload)),
-		Sink:       a.buffer, Log: a.log,
+		Sink:       a.sink(), Log: a.log,
 	}
 	if c.Password.IsSet() {
 		m.Password = c.Password.Value

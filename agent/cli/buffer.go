@@ -11,8 +11,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
+	"sluice/agent/web"
 	"sluice/buffer"
 	"sluice/drivers"
 )
@@ -149,21 +149,6 @@ func bufferVerify(ctx context.Context, c *call, o *buffer.Offline, js bool) erro
 	return nil
 }
 
-// exported is one event as a JSON line. A payload that is not text is in base64.
-type exported struct {
-	Class       string    `json:"class"`
-	Incarnation string    `json:"incarnation"`
-	Seq         uint64    `json:"seq"`
-	Time        time.Time `json:"time"`
-	Source      string    `json:"source"`
-	Device      string    `json:"device,omitempty"`
-	Subject     string    `json:"subject"`
-	Type        string    `json:"type"`
-	ContentType string    `json:"content_type"`
-	Payload     *string   `json:"payload,omitempty"`
-	Base64      []byte    `json:"payload_base64,omitempty"`
-}
-
 func bufferExport(ctx context.Context, c *call, o *buffer.Offline, class string) error {
 	classes, err := o.Stat()
 	if err != nil {
@@ -179,7 +164,7 @@ func bufferExport(ctx context.Context, c *call, o *buffer.Offline, class string)
 		}
 		known = true
 		err := o.Export(ctx, k.Name, func(incarnation string, seq uint64, e drivers.Event) error {
-			return enc.Encode(exportLine(incarnation, seq, e))
+			return enc.Encode(web.EventOf(incarnation, seq, &e))
 		}, func(f buffer.Finding) {
 			bad = true
 			fmt.Fprintf(c.Err, "%s: left out: %s\n", f.File, f.What)
@@ -198,16 +183,4 @@ func bufferExport(ctx context.Context, c *call, o *buffer.Offline, class string)
 		return errFound
 	}
 	return nil
-}
-
-func exportLine(incarnation string, seq uint64, e drivers.Event) exported {
-	x := exported{Class: e.Class, Incarnation: incarnation, Seq: seq, Time: e.Time, Source: e.Source, Device: e.Device,
-		Subject: e.Subject, Type: e.Type, ContentType: e.ContentType}
-	if utf8.Valid(e.Payload) {
-		text := string(e.Payload)
-		x.Payload = &text
-	} else {
-		x.Base64 = e.Payload
-	}
-	return x
 }

@@ -49,6 +49,7 @@ func commands() []command {
 		{"print-config", "", "show the effective config with defaults, secrets masked", printConfig},
 		{"status", "[--watch] [--json] [--addr HOST:PORT]", "show the running agent: rates, backlog, link state, last errors", status},
 		{"top", "[--addr HOST:PORT]", "the same, refreshed until Ctrl-C", top},
+		{"tap", "NAME [--count N] [--addr HOST:PORT]", "print events of a source, class or uplink as they pass, as JSON lines", tap},
 		{"buffer", "stat|verify|export|repair|compact [--data-dir DIR] [--json] [--class C] [--dry-run]",
 			"look into the buffer of an agent that does not run, or mend it; verify and repair --dry-run exit 3 where damage is found", bufferCommand},
 		{"config", "schema", "print the JSON Schema of the config file", configCommand},
@@ -111,19 +112,40 @@ func execute(ctx context.Context, p Process, cmd command) error {
 	return cmd.run(ctx, c)
 }
 
-// parse reads the flags; what follows them must be want words.
+// parse reads the flags; what is left must be want words.
 func (c *call) parse(want int) error {
-	if err := c.flags.Parse(c.rest); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			c.flags.PrintDefaults()
-			return err
-		}
-		return usageError{fmt.Errorf("%s: %w (sluice %s -h shows the flags)", c.name, err, c.name)}
+	if err := c.parseWords(); err != nil {
+		return err
 	}
-	if c.rest = c.flags.Args(); len(c.rest) != want {
+	switch {
+	case len(c.rest) > want:
 		return usageError{fmt.Errorf("%s: unexpected %q (sluice %s -h shows the usage)", c.name, strings.Join(c.rest, " "), c.name)}
+	case len(c.rest) < want:
+		return usageError{fmt.Errorf("%s: something is missing (sluice %s -h shows the usage)", c.name, c.name)}
 	}
 	return nil
+}
+
+// parseWords reads the flags, which may stand before, between and behind the
+// words; what follows a -- is a word. The words are left in c.rest.
+func (c *call) parseWords() error {
+	var words []string
+	for rest := c.rest; ; {
+		if err := c.flags.Parse(rest); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				c.flags.PrintDefaults()
+				return err
+			}
+			return usageError{fmt.Errorf("%s: %w (sluice %s -h shows the flags)", c.name, err, c.name)}
+		}
+		ended := len(rest) > c.flags.NArg() && rest[len(rest)-c.flags.NArg()-1] == "--"
+		rest = c.flags.Args()
+		if ended || len(rest) == 0 {
+			c.rest = append(words, rest...)
+			return nil
+		}
+		words, rest = append(words, rest[0]), rest[1:]
+	}
 }
 
 // finish prints the error, if there is one, and gives the exit status.

@@ -22,14 +22,9 @@ func status(ctx context.Context, c *call) error {
 	if err := c.parse(0); err != nil {
 		return err
 	}
-	if *addr == "" {
-		cfg, err := c.load()
-		if err != nil {
-			return err
-		}
-		if *addr = cfg.Observe.HTTP; *addr == "" {
-			return fmt.Errorf("observe.http is switched off in %s: nothing to ask", c.file)
-		}
+	var err error
+	if *addr, err = c.agentAddr(*addr); err != nil {
+		return err
 	}
 	if !*watch {
 		return c.showOnce(ctx, *addr, *js)

@@ -15,17 +15,22 @@ import (
 	"time"
 )
 
-// View is where the pages get what they show. Both may be called by many
+// View is where the pages get what they show. All may be called by many
 // goroutines at once and must not block.
 type View interface {
 	Status() Status
 	Metrics(w io.Writer)
+
+	// Stream shows events as they pass. It returns ErrBusy, or an error that
+	// lists what there is when the filter names what there isn't.
+	Stream(f Filter) (*Stream, error)
 }
 
 // Server serves one agent.
 type Server struct {
 	ln   net.Listener
 	http *http.Server
+	stop chan struct{} // closed when Run ends: streams have no end of their own
 }
 
 // Listen takes the address, host:port. It returns an error that says what to do
@@ -35,8 +40,9 @@ func Listen(addr string, view View, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("observe.http: %w (stop what uses it, or set another address, or \"\" to do without)", err)
 	}
-	s := &Server{ln: ln, http: &http.Server{
-		Handler:           routes(view),
+	stop := make(chan struct{})
+	s := &Server{ln: ln, stop: stop, http: &http.Server{
+		Handler:           routes(view, stop),
 		ReadHeaderTimeout: 5 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       time.Minute,
@@ -61,6 +67,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("serve HTTP: %w", errors.Join(err, s.http.Close()))
 	case <-ctx.Done():
 	}
+	close(s.stop)
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 500*time.Millisecond)
 	defer cancel()
 	err := s.http.Shutdown(grace)
@@ -73,7 +80,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-func routes(view View) http.Handler {
+func routes(view View, stop <-chan struct{}) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		head(w, "text/html; charset=utf-8")
@@ -97,6 +104,7 @@ func routes(view View) http.Handler {
 		enc.SetIndent("", "  ")
 		_ = enc.Encode(view.Status()) // the reader went away: nobody to tell
 	})
+	mux.HandleFunc("GET /api/v1/stream", serveStream(view, stop))
 	return mux
 }
 

@@ -13,8 +13,9 @@ import (
 // fixed is a View that never changes.
 type fixed Status
 
-func (f fixed) Status() Status      { return Status(f) }
-func (f fixed) Metrics(w io.Writer) { _, _ = io.WriteString(w, "sluice_config_version 0\n") }
+func (f fixed) Status() Status                 { return Status(f) }
+func (f fixed) Stream(Filter) (*Stream, error) { return nil, ErrBusy }
+func (f fixed) Metrics(w io.Writer)            { _, _ = io.WriteString(w, "sluice_config_version 0\n") }
 
 // get serves view and fetches a page.
 func get(t *testing.T, view View, method, path string) (int, string, http.Header) {
