@@ -6,6 +6,7 @@
 //	wire.go     from config to sources, buffer,   metrics.go  the same for Prometheus
 //	            uplinks                           tls.go      certificates, reloaded
 //	stranded.go events for uplinks that are gone   tap.go      events shown as they pass
+//	security.go what is reported as an event
 package agent
 
 import (
@@ -52,6 +53,7 @@ type Agent struct {
 	web     *web.Server // nil: switched off
 	meters  *meters
 	taps    taps
+	reports *reporter // nil: no uplink sends them
 }
 
 type source struct {
@@ -90,6 +92,7 @@ func New(cfg *config.Config, opt Options) (_ *Agent, err error) {
 	if a.buffer, err = a.openBuffer(); err != nil {
 		return nil, err
 	}
+	a.reports = newReporter(cfg, a.sink())
 	if err = a.makeUplinks(); err != nil {
 		return nil, err
 	}
@@ -145,6 +148,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	log.start("buffer", a.buffer.Run)
 	for _, u := range a.uplinks {
 		uplinks.start("uplink "+u.name, u.kafka.Run)
+	}
+	if a.reports != nil {
+		sources.start("security reports", a.reports.run)
 	}
 	for _, s := range a.sources {
 		sources.start("source "+s.name, s.driver.Run)

@@ -36,6 +36,7 @@ func TestTheBufferGetsWhatTheConfigSays(t *testing.T) {
 		Classes: []buffer.Class{
 			{Name: "process", Priority: 7, KeepBytes: 2 << 20, KeepAge: 3 * time.Hour, WhenFull: buffer.DropOldest, Thin: []time.Duration{time.Second, time.Minute}},
 			{Name: "alarm", Priority: 10, KeepBytes: 1 << 30, WhenFull: buffer.DropNewest},
+			{Name: "security", Priority: 50, KeepBytes: 16 << 20, KeepAge: 720 * time.Hour, WhenFull: buffer.DropOldest},
 		},
 		Uplinks: map[string][]string{"all": nil, "some": {"alarm"}}, Removed: []string{"gone"},
 		CommitDelay: 30 * time.Millisecond, SpillAfter: 2 * time.Second, Segment: 4 << 20, MinFree: 0.1, Memory: 16 << 20,

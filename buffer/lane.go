@@ -1,8 +1,10 @@
 package buffer
 
 import (
+	"cmp"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -22,6 +24,10 @@ const (
 
 // maxSegment keeps the maps of several files within a 32-bit address space.
 const maxSegment = 64 << 20 << (strconv.IntSize / 64 * 3)
+
+// keepPerMemory is how many bytes a class keeps for each byte of queue that it can
+// make use of.
+const keepPerMemory = 16
 
 // lane is one class of the log. Its writer (writer.go) is the only goroutine
 // that adds to or removes from the segments; mu guards what others look at.
@@ -78,6 +84,22 @@ type lane struct {
 	dropped   map[string]uint64
 }
 
+// memoryShare is what the queue of a class may hold, and again its tail. A class
+// that keeps little needs little; the others share the rest evenly.
+func memoryShare(cfg Config, c Class) int64 {
+	const least = 256 << 10
+	need := func(c Class) int64 { return max(least, c.KeepBytes/keepPerMemory) }
+	rest, sharers := cfg.Memory/2, int64(len(cfg.Classes))
+	for _, other := range slices.SortedFunc(slices.Values(cfg.Classes), func(a, b Class) int { return cmp.Compare(need(a), need(b)) }) {
+		share := min(need(other), rest/sharers)
+		if other.Name == c.Name {
+			return max(least, share)
+		}
+		rest, sharers = rest-share, sharers-1
+	}
+	return least
+}
+
 func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 	cod, err := newCodec()
 	if err != nil {
@@ -86,7 +108,7 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 	l := &lane{
 		class: c, dir: filepath.Join(b.cfg.Dir, "classes", c.Name), log: b.cfg.Log.With("class", c.Name),
 		incarnation: b.state.incarnation, commitDelay: b.cfg.CommitDelay, spillAfter: b.cfg.SpillAfter, segLimit: max(256<<10, min(b.cfg.Segment, c.KeepBytes/8, maxSegment)),
-		memory: max(256<<10, b.cfg.Memory/int64(2*len(b.cfg.Classes))), codec: cod, disk: b.disk, saveState: b.saveState, observe: b.cfg.ObserveCommit,
+		memory: memoryShare(b.cfg, c), codec: cod, disk: b.disk, saveState: b.saveState, observe: b.cfg.ObserveCommit,
 		wake: make(chan struct{}, 1), acked: make(chan struct{}, 1), space: make(chan struct{}),
 		merges: make(chan merged, 1), cursors: map[string]*cursor{}, dropped: map[string]uint64{},
 	}

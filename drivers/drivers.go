@@ -16,6 +16,10 @@ const (
 	TypeModbusReading = "sluice.modbus.reading.v1"
 )
 
+// TypeSecurity is the CloudEvents type of a security event, "mqtt-refused" for
+// example.
+func TypeSecurity(what string) string { return "sluice.security." + what + ".v1" }
+
 // Content types of a payload.
 const (
 	ContentJSON   = "application/json"

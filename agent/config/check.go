@@ -10,10 +10,6 @@ import (
 	"unicode"
 )
 
-// builtInClass is the class of the agent's own security events: it needs
-// neither a declaration nor a source.
-const builtInClass = "security"
-
 // maxPEM bounds a certificate file: 1 MiB.
 const maxPEM = 1 << 20
 

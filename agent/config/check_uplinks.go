@@ -63,7 +63,7 @@ func (d *decoder) checkKafka(k *Kafka, used []string, path string) {
 		switch {
 		case seen[class]:
 			d.wrong(at, d.show(at, class)+" is there twice", "each class once")
-		case class != builtInClass && d.cfg.Class(class) == nil && !slices.Contains(used, class):
+		case class != SecurityClass && d.cfg.Class(class) == nil && !slices.Contains(used, class):
 			d.wrong(at, d.show(at, class)+" is not a class that is used or declared",
 				"a class of a source, or one of classes: "+names(d.cfg.Classes, func(c Class) string { return c.Name }))
 		}

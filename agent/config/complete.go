@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"time"
 )
 
 // complete fills in the defaults that depend on other values, and resolves
@@ -90,7 +91,31 @@ func (c *Config) usedClasses() (used []string) {
 	for _, r := range c.Pipeline {
 		use(r.To)
 	}
+	if c.reportsSecurity() {
+		use(SecurityClass)
+	}
 	return used
+}
+
+// SecurityClass is the class of what the agent reports of refused messages,
+// logins and configs.
+const SecurityClass = "security"
+
+// reportsSecurity says whether events of SecurityClass have somewhere to go. A
+// config whose uplinks name their classes has them in the log only, until
+// one names this class.
+func (c *Config) reportsSecurity() bool {
+	return slices.ContainsFunc(c.Uplinks, func(u Uplink) bool {
+		return u.Kafka != nil && (len(u.Kafka.Classes) == 0 || slices.Contains(u.Kafka.Classes, SecurityClass))
+	})
+}
+
+// securityDefaults are those of SecurityClass where it is not declared: it must
+// never hold a source up, and a flood of reports must not take the flash.
+func securityDefaults(class *Class) {
+	class.Priority = 50
+	class.Keep = Keep{Bytes: 16 << 20, Age: 720 * time.Hour}
+	class.WhenFull = WhenFull{Word: "drop_oldest"}
 }
 
 // addClasses gives the classes that are used and not declared their defaults.
@@ -99,6 +124,9 @@ func (c *Config) addClasses(used []string) {
 		if c.Class(name) == nil {
 			class := Class{Name: name}
 			defaults(&class)
+			if name == SecurityClass {
+				securityDefaults(&class)
+			}
 			c.Classes = append(c.Classes, class)
 		}
 	}

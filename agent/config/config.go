@@ -32,7 +32,9 @@ type Config struct {
 	// What is read, by name. At least one.
 	Sources []Source `yaml:"sources,named" required:"true" like:"sources: { line: { mqtt: … } }"`
 	// The lanes that events travel in, by name, each with its own sequence and
-	// limits. A class that is used and not listed here has the defaults.
+	// limits. A class that is used and not listed here has the defaults. Class
+	// security holds what the agent reports of refused messages and logins; not
+	// listed, it has priority 50, keeps 16MiB for 720h and drops the oldest.
 	Classes []Class `yaml:"classes,named"`
 	// The durable log that all events go through.
 	Buffer Buffer `yaml:"buffer"`

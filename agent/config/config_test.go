@@ -165,16 +165,17 @@ func TestSmallestConfigHasTheDefaults(t *testing.T) {
 	c := mustParse(t, minimal)
 	m, k := c.Sources[0].MQTT, c.Uplinks[0].Kafka
 	for name, got := range map[string][2]any{
-		"agent.id":       {c.Agent.ID, "gw-17.local"},
-		"data_dir":       {c.Agent.DataDir, "/var/lib/sluice"},
-		"memory_limit":   {c.Agent.MemoryLimit, Size(64 << 20)},
-		"client_id":      {m.ClientID, "sluice-gw-17.local-m"},
-		"keep_alive":     {m.KeepAlive, 30 * time.Second},
-		"qos":            {m.Subscribe[0].QoS, 1},
-		"class":          {m.Subscribe[0].Class, "process"},
-		"decode":         {m.Decode, "raw"},
-		"max_payload":    {m.MaxPayload, Size(1 << 20)},
-		"classes":        {c.Classes, []Class{{Name: "process", Priority: 10, Keep: Keep{Bytes: 1 << 30}, WhenFull: WhenFull{Word: "block"}}}},
+		"agent.id":     {c.Agent.ID, "gw-17.local"},
+		"data_dir":     {c.Agent.DataDir, "/var/lib/sluice"},
+		"memory_limit": {c.Agent.MemoryLimit, Size(64 << 20)},
+		"client_id":    {m.ClientID, "sluice-gw-17.local-m"},
+		"keep_alive":   {m.KeepAlive, 30 * time.Second},
+		"qos":          {m.Subscribe[0].QoS, 1},
+		"class":        {m.Subscribe[0].Class, "process"},
+		"decode":       {m.Decode, "raw"},
+		"max_payload":  {m.MaxPayload, Size(1 << 20)},
+		"classes": {c.Classes, []Class{{Name: "process", Priority: 10, Keep: Keep{Bytes: 1 << 30}, WhenFull: WhenFull{Word: "block"}},
+			{Name: "security", Priority: 50, Keep: Keep{Bytes: 16 << 20, Age: 720 * time.Hour}, WhenFull: WhenFull{Word: "drop_oldest"}}}},
 		"buffer":         {c.Buffer, Buffer{CommitDelay: 20 * time.Millisecond, Segment: 16 << 20, MinFree: 0.05}},
 		"kafka":          {*k, Kafka{Brokers: []string{"h:9092"}, Topic: "sluice.{class}", Delivery: "at_least_once", Compression: "zstd"}},
 		"observe.http":   {c.Observe.HTTP, "127.0.0.1:9273"},
@@ -253,7 +254,16 @@ func TestClassesThatAreUsedExist(t *testing.T) {
 }
 
 func TestSecurityIsAClassOfItsOwn(t *testing.T) {
-	mustParse(t, strings.Replace(minimal, `"h:9092" ]`, `"h:9092" ], classes: [ process, security ]`, 1))
+	for classes, want := range map[string]bool{"": true, ", classes: [ process, security ]": true, ", classes: [ process ]": false} {
+		c := mustParse(t, strings.Replace(minimal, `"h:9092" ]`, `"h:9092" ]`+classes, 1))
+		if got := c.Class(SecurityClass) != nil; got != want {
+			t.Errorf("with %q: class security is there: %v", classes, got)
+		}
+	}
+	c := mustParse(t, minimal+"classes: { security: { priority: 7 } }\n")
+	if s := c.Class(SecurityClass); s.Priority != 7 || s.Keep.Bytes != 1<<30 {
+		t.Errorf("declared: %+v", s)
+	}
 }
 
 func TestFileOrderIsKept(t *testing.T) {
@@ -262,7 +272,7 @@ func TestFileOrderIsKept(t *testing.T) {
 	for _, class := range c.Classes {
 		got = append(got, class.Name)
 	}
-	if want := []string{"z", "a", "process", "m"}; !reflect.DeepEqual(got, want) {
+	if want := []string{"z", "a", "process", "m", "security"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("classes %v, want %v", got, want)
 	}
 }

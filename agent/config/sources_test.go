@@ -71,7 +71,7 @@ func TestResolve(t *testing.T) {
 	for _, class := range c.Classes {
 		classes = append(classes, class.Name)
 	}
-	if want := []string{"slow", "alarm", "process"}; !reflect.DeepEqual(classes, want) {
+	if want := []string{"slow", "alarm", "process", "security"}; !reflect.DeepEqual(classes, want) {
 		t.Errorf("the classes are %v, want %v", classes, want)
 	}
 }

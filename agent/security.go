@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"sync/atomic"
+	"time"
+
+	"sluice/agent/config"
+	"sluice/drivers"
+)
+
+const (
+	reportQueue = 64              // reports that wait for the buffer; what is more is counted and told with a later one
+	reportGrace = 1 * time.Second // for the last reports at a stop
+)
+
+// reporter writes security events: what somebody who watches over the plant wants
+// to know at once. They go through the buffer like all others. A report never
+// makes its sender wait.
+type reporter struct {
+	sink  drivers.Sink
+	agent string
+	queue chan drivers.Event
+	lost  atomic.Uint64
+}
+
+// newReporter returns nil when no uplink sends the class: then the log alone
+// tells.
+func newReporter(cfg *config.Config, sink drivers.Sink) *reporter {
+	if cfg.Class(config.SecurityClass) == nil {
+		return nil
+	}
+	return &reporter{sink: sink, agent: cfg.Agent.ID, queue: make(chan drivers.Event, reportQueue)}
+}
+
+// report queues an event of type sluice.security.<what>.v1 about a source.
+// details are its payload's other members. A nil reporter does nothing. It may be
+// called from any goroutine.
+func (r *reporter) report(what, source string, details map[string]any) {
+	if r == nil {
+		return
+	}
+	now := time.Now().UTC()
+	body := map[string]any{"agent": r.agent, "source": source, "what": what, "time": now.Format(time.RFC3339Nano)}
+	for k, v := range details {
+		body[k] = v
+	}
+	lost := r.lost.Swap(0)
+	if lost > 0 {
+		body["reports_lost"] = lost
+	}
+	payload, err := json.Marshal(body)
+	if err != nil {
+		payload = []byte(`{"what":"` + what + `"}`) // details are plain values: it can't happen
+	}
+	e := drivers.Event{Class: config.SecurityClass, Source: source, Subject: source, Type: drivers.TypeSecurity(what),
+		ContentType: drivers.ContentJSON, Time: now, Payload: payload}
+	select {
+	case r.queue <- e:
+	default:
+		r.lost.Add(lost + 1)
+	}
+}
+
+// run hands reports to the buffer until ctx ends, and then those that wait.
+func (r *reporter) run(ctx context.Context) error {
+	for {
+		select {
+		case e := <-r.queue:
+			if r.sink.Append(ctx, e, nil) != nil { // ctx has ended
+				r.last(e)
+				return nil
+			}
+		case <-ctx.Done():
+			r.last()
+			return nil
+		}
+	}
+}
+
+// last writes what is left, within reportGrace.
+func (r *reporter) last(left ...drivers.Event) {
+	ctx, cancel := context.WithTimeout(context.Background(), reportGrace)
+	defer cancel()
+	for {
+		for _, e := range left {
+			if r.sink.Append(ctx, e, nil) != nil {
+				return
+			}
+		}
+		select {
+		case e := <-r.queue:
+			left = []drivers.Event{e}
+		default:
+			return
+		}
+	}
+}
