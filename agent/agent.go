@@ -6,7 +6,7 @@
 //	wire.go     from config to sources, buffer,   metrics.go  the same for Prometheus
 //	            uplinks                           tls.go      certificates, reloaded
 //	stranded.go events for uplinks that are gone   tap.go      events shown as they pass
-//	security.go what is reported as an event
+//	security.go what is reported as an event       replay.go   stored events sent again
 package agent
 
 import (
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"sluice/agent/config"
+	"sluice/agent/control"
 	"sluice/agent/web"
 	"sluice/buffer"
 	"sluice/drivers"
@@ -51,6 +52,7 @@ type Agent struct {
 	sources []source
 	uplinks []destination
 	web     *web.Server // nil: switched off
+	control *control.Server
 	meters  *meters
 	taps    taps
 	reports *reporter // nil: no uplink sends them
@@ -92,6 +94,10 @@ func New(cfg *config.Config, opt Options) (_ *Agent, err error) {
 	if a.buffer, err = a.openBuffer(); err != nil {
 		return nil, err
 	}
+	if a.control, err = control.Listen(cfg.Agent.DataDir, a, a.log); err != nil {
+		// Some file systems have no sockets. Events come first.
+		a.log.Error("commands such as sluice replay will not work", "error", err)
+	}
 	a.reports = newReporter(cfg, a.sink())
 	if err = a.makeUplinks(); err != nil {
 		return nil, err
@@ -119,6 +125,9 @@ func (a *Agent) close() error {
 	var errs []error
 	if a.web != nil {
 		_ = a.web.Close() // Run has closed it, in most cases
+	}
+	if a.control != nil {
+		_ = a.control.Close() // as above
 	}
 	for _, u := range a.uplinks {
 		u.reader.Close()
@@ -154,6 +163,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	for _, s := range a.sources {
 		sources.start("source "+s.name, s.driver.Run)
+	}
+	if a.control != nil {
+		sources.start("control socket", a.control.Run)
 	}
 	if a.web != nil {
 		pages.start("http", a.web.Run)

@@ -18,11 +18,12 @@ import (
 // the longest prefix decides. What is not listed may import nothing of ours.
 // Data flows driver → buffer → uplink, and only agent sees all.
 var mayImport = map[string][]string{
-	"agent":                     {"agent/config", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink"},
-	"agent/cli":                 {"agent", "agent/config", "agent/web", "buffer", "drivers"},
+	"agent":                     {"agent/config", "agent/control", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink"},
+	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/web", "buffer", "drivers"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
 	"agent/config":              {},
+	"agent/control":             {},
 	"agent/web":                 {"drivers"},
 	"agent/simulate":            {},
 	"agent/e2e":                 {},

@@ -29,11 +29,13 @@ type plant struct {
 	kafka *kfake.Cluster
 	http  string
 	dir   string
+
+	retain string // of class process
 }
 
 func newPlant(t *testing.T) *plant {
 	t.Helper()
-	p := &plant{dir: t.TempDir(), http: freeAddr(t), mqtt: freeAddr(t)}
+	p := &plant{retain: "0s", dir: t.TempDir(), http: freeAddr(t), mqtt: freeAddr(t)}
 	server := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err := server.AddHook(new(auth.AllowHook), nil); err != nil {
 		t.Fatal(err)
@@ -68,10 +70,10 @@ func (p *plant) start(t *testing.T) (stop func()) {
 version: 1
 agent: { id: gw-1, data_dir: %s, labels: { site: p7 } }
 sources: { line: { mqtt: { servers: [ "tcp://%s" ], subscribe: [ { filter: "factory/#" }, { filter: "factory/+/alarm", class: alarm } ] } } }
-classes: { alarm: { priority: 100 } }
+classes: { alarm: { priority: 100 }, process: { retain: %s } }
 uplinks: { central: { kafka: { brokers: [ "%s" ], topic: "{label.site}.{class}" } } }
 observe: { http: "%s" }
-`, filepath.Join(p.dir, "data"), p.mqtt, p.kafka.ListenAddrs()[0], p.http)
+`, filepath.Join(p.dir, "data"), p.mqtt, p.retain, p.kafka.ListenAddrs()[0], p.http)
 	cfg, err := config.Parse("test.yaml", []byte(text), config.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,7 +91,7 @@ func named(field string, err error) error {
 // its goroutines have ended. It returns an error only when the log does. It may
 // be called once.
 func (k *Kafka) Run(ctx context.Context) error {
-	client, err := kgo.NewClient(k.options...)
+	client, err := k.newClient()
 	if err != nil {
 		return fmt.Errorf("uplink %q: %w", k.cfg.Name, err)
 	}
@@ -111,6 +112,12 @@ func (k *Kafka) Run(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("uplink %q: %w", k.cfg.Name, err)
+}
+
+// newClient returns a client like Run's. The library sorts the codecs of the
+// options it is given in place, so that each client gets a list of its own.
+func (k *Kafka) newClient(more ...kgo.Opt) (*kgo.Client, error) {
+	return kgo.NewClient(slices.Concat(k.options, []kgo.Opt{kgo.ProducerBatchCompression(k.cfg.codec())}, more)...)
 }
 
 // drain ends the client: first it gives what is in flight time to be

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -161,7 +160,7 @@ func (k *Kafka) setAside(ctx context.Context, f failure) error {
 // offer produces one record with a client of its own that has no limit for the
 // size of a batch but the broker's. Nothing else may be in flight.
 func (k *Kafka) offer(ctx context.Context, r kgo.Record) error {
-	client, err := kgo.NewClient(append(slices.Clone(k.options), kgo.ProducerBatchMaxBytes(largestBatch))...)
+	client, err := k.newClient(kgo.ProducerBatchMaxBytes(largestBatch))
 	if err != nil {
 		return err
 	}

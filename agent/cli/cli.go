@@ -50,6 +50,7 @@ func commands() []command {
 		{"status", "[--watch] [--json] [--addr HOST:PORT]", "show the running agent: rates, backlog, link state, last errors", status},
 		{"top", "[--addr HOST:PORT]", "the same, refreshed until Ctrl-C", top},
 		{"tap", "NAME [--count N] [--addr HOST:PORT]", "print events of a source, class or uplink as they pass, as JSON lines", tap},
+		{"replay", "--class C --from T [--to T] --uplink U [--topic T] [--json]", "have the running agent send a range of time again", replay},
 		{"buffer", "stat|verify|export|repair|compact [--data-dir DIR] [--json] [--class C] [--dry-run]",
 			"look into the buffer of an agent that does not run, or mend it; verify and repair --dry-run exit 3 where damage is found", bufferCommand},
 		{"config", "schema", "print the JSON Schema of the config file", configCommand},
