@@ -12,13 +12,14 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"sluice/agent/web"
+	"sluice/drivers/mqtt"
 )
 
 // Labels that are there from the start, so that a first loss is a step from 0
 // and not a series out of nowhere.
 var (
 	dropReasons   = []string{"drop_oldest", "drop_newest", "expired", "corrupt", "rejected", "thinned", "restart", "not_kept"}
-	rejectReasons = []string{"too-large", "invalid-topic", "no-route", "queue-full"}
+	rejectReasons = mqtt.MessageReasons()
 	pollResults   = []string{"ok", "timeout", "connection", "invalid", "exception-1", "exception-2", "exception-3", "exception-4"}
 	commitBounds  = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 )

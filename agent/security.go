@@ -3,11 +3,13 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"sluice/agent/config"
 	"sluice/drivers"
+	"sluice/drivers/mqtt"
 )
 
 const (
@@ -61,6 +63,22 @@ func (r *reporter) report(what, source string, details map[string]any) {
 	default:
 		r.lost.Add(lost + 1)
 	}
+}
+
+// refused reports what an MQTT source refused, or was refused.
+func (r *reporter) refused(source string, x mqtt.Refusal) {
+	what := "mqtt-connection"
+	if slices.Contains(mqtt.MessageReasons(), x.Reason) {
+		what = "mqtt-refused"
+	}
+	details := map[string]any{"reason": x.Reason, "server": x.Server, "count": x.Count}
+	if x.Topic != "" {
+		details["topic"], details["qos"] = x.Topic, x.QoS
+	}
+	if x.Bytes > 0 {
+		details["bytes"] = x.Bytes
+	}
+	r.report(what, source, details)
 }
 
 // run hands reports to the buffer until ctx ends, and then those that wait.

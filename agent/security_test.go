@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,5 +68,23 @@ func TestReportsNeverWaitAndTellWhatWasLost(t *testing.T) {
 	sink.room <- struct{}{}
 	if err := <-ended; err != nil || len(sink.taken) != 2 {
 		t.Error(err, len(sink.taken))
+	}
+}
+
+func TestARefusedMessageIsReported(t *testing.T) {
+	p := newPlant(t)
+	defer p.start(t)()
+	p.publish(t, "factory/1/big", strings.Repeat("x", 2<<20), "good")
+	r := p.consume(t, "p7.security", 1)[0]
+	var body struct {
+		What, Source, Reason, Topic string
+		Bytes, Count                int
+	}
+	if err := json.Unmarshal(r.Value, &body); err != nil || headers(r)["ce_type"] != "sluice.security.mqtt-refused.v1" ||
+		body.What != "mqtt-refused" || body.Source != "line" || body.Reason != "too-large" || body.Topic != "factory/1/big" || body.Bytes != 2<<20 || body.Count != 1 {
+		t.Errorf("%s %v", r.Value, headers(r))
+	}
+	if got := p.consume(t, "p7.process", 1)[0]; string(got.Value) != "good" {
+		t.Errorf("%.20s", got.Value)
 	}
 }

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -75,7 +77,7 @@ func routes(cfg *config.Config) map[string][]string {
 func (a *Agent) makeUplinks() error {
 	for i := range a.cfg.Uplinks {
 		u := &a.cfg.Uplinks[i]
-		tls, err := clientTLS(u.Kafka.TLS)
+		tls, err := clientTLS(u.Kafka.TLS, a.log.With("uplink", u.Name))
 		if err != nil {
 			return fmt.Errorf("uplinks.%s.kafka.tls: %w", u.Name, err)
 		}
@@ -85,7 +87,7 @@ func (a *Agent) makeUplinks() error {
 		}
 		a.uplinks = append(a.uplinks, destination{name: u.Name, reader: reader})
 		c := uplink.Config{
-			Name: u.Name, Agent: a.cfg.Agent.ID, Labels: a.cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls,
+			Name: u.Name, Agent: a.cfg.Agent.ID, Labels: a.cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls.lasting(),
 			Topic: u.Kafka.Topic, Key: u.Kafka.Key, Compression: u.Kafka.Compression,
 			WindowBytes: int(min(uplink.DefaultWindowBytes, int64(a.cfg.Agent.MemoryLimit)/windowShare)),
 			Reader:      tappedLog{reader, u.Name, &a.taps}, Log: a.log,
@@ -136,18 +138,36 @@ func (a *Agent) makeSources() error {
 func (a *Agent) sink() drivers.Sink { return tappedSink{a.buffer, &a.taps} }
 
 func (a *Agent) mqttSource(name string, c *config.MQTT) (*mqtt.Source, error) {
-	tls, err := clientTLS(c.TLS)
+	m, err := mqttConfig(a.cfg, name, c, a.log)
 	if err != nil {
-		return nil, fmt.Errorf("mqtt.tls: %w", err)
+		return nil, err
+	}
+	m.Sink, m.OnRefused = a.sink(), func(r mqtt.Refusal) { a.reports.refused(name, r) }
+	return mqtt.New(m)
+}
+
+// mqttConfig is what a source of the config makes of it, without a sink.
+func mqttConfig(cfg *config.Config, name string, c *config.MQTT, log *slog.Logger) (mqtt.Config, error) {
+	tls, err := clientTLS(c.TLS, log.With("source", name))
+	if err != nil {
+		return mqtt.Config{}, fmt.Errorf("mqtt.tls: %w", err)
 	}
 	if !slices.ContainsFunc(c.Servers, func(s string) bool { return strings.HasPrefix(s, "ssl:") || strings.HasPrefix(s, "wss:") }) {
 		tls = nil // settings for servers that are not there (yet)
 	}
 	m := mqtt.Config{
-		Name: name, Servers: c.Servers, ClientID: c.ClientID, Username: c.Username, TLS: tls, KeepAlive: c.KeepAlive,
-		Decode: c.Decode, NameBytes: int(a.cfg.Agent.MemoryLimit / namesShare), MaxPayload: int64(c.MaxPayload),
-		QueueBytes: max(int64(a.cfg.Agent.MemoryLimit)/queueShare, 2*int64(c.MaxPayload)),
-		Sink:       a.sink(), Log: a.log,
+		Name: name, Servers: c.Servers, ClientID: c.ClientID, KeepAlive: c.KeepAlive,
+		SessionDir: filepath.Join(cfg.Agent.DataDir, "mqtt"),
+		Decode:     c.Decode, NameBytes: int(cfg.Agent.MemoryLimit / namesShare), MaxPayload: int64(c.MaxPayload),
+		NoRebirth:  c.Sparkplug != nil && !c.Sparkplug.Rebirth,
+		QueueBytes: max(int64(cfg.Agent.MemoryLimit)/queueShare, 2*int64(c.MaxPayload)),
+		Log:        log,
+	}
+	if tls != nil {
+		m.TLS = tls.connect
+	}
+	if c.Username != "" {
+		m.Username = func() (string, error) { return cfg.Again("sources."+name+".mqtt.username", c.Username) }
 	}
 	if c.Password.IsSet() {
 		m.Password = c.Password.Value
@@ -155,7 +175,7 @@ func (a *Agent) mqttSource(name string, c *config.MQTT) (*mqtt.Source, error) {
 	for _, s := range c.Subscribe {
 		m.Subscriptions = append(m.Subscriptions, mqtt.Subscription{Filter: s.Filter, QoS: byte(s.QoS), Class: s.Class})
 	}
-	return mqtt.New(m)
+	return m, nil
 }
 
 // modbusConfig resolves profiles into devices. The driver takes 0 for "the

@@ -1,13 +1,20 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"sluice/agent/config"
 	"sluice/buffer"
+	"sluice/drivers"
+	"sluice/drivers/mqtt"
 )
 
 const wiredConfig = `version: 1
@@ -67,3 +74,61 @@ func TestStrandedEventsAreToldInWords(t *testing.T) {
 		}
 	}
 }
+
+func TestTheMQTTSourceGetsWhatTheConfigSays(t *testing.T) {
+	dir := t.TempDir()
+	user := filepath.Join(dir, "user")
+	write := func(text string) {
+		if err := os.WriteFile(user, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("first")
+	text := strings.Replace(wiredConfig, "subscribe:", `username: "${file:`+user+`}", password: p, decode: sparkplug_b, sparkplug: { rebirth: false }, max_payload: 2MiB, subscribe:`, 1)
+	cfg, err := config.Parse("c.yaml", []byte(text), config.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := mqttConfig(cfg, "line", cfg.Sources[0].MQTT, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"first", "second"} {
+		write(want)
+		if got, err := m.Username(); got != want || err != nil {
+			t.Errorf("user name %q, %v; want %q", got, err, want)
+		}
+	}
+	if password, err := m.Password(); password != "p" || err != nil {
+		t.Errorf("password %q, %v", password, err)
+	}
+	if !m.NoRebirth || m.Decode != "sparkplug_b" || m.MaxPayload != 2<<20 || m.TLS != nil || m.SessionDir != "/nowhere/mqtt" || m.ClientID != "sluice-gw-1-line" {
+		t.Errorf("got %+v", m)
+	}
+}
+
+// TestEveryReasonIsThereFromTheStart: a first refusal is a step from 0.
+func TestEveryReasonIsThereFromTheStart(t *testing.T) {
+	cfg, err := config.Parse("c.yaml", []byte(wiredConfig), config.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := mqttConfig(cfg, "line", cfg.Sources[0].MQTT, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Sink = sinkOfNothing{}
+	src, err := mqtt.New(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for reason := range src.Stats().Rejected {
+		if !slices.Contains(rejectReasons, reason) {
+			t.Errorf("%s is not among %q", reason, rejectReasons)
+		}
+	}
+}
+
+type sinkOfNothing struct{}
+
+func (sinkOfNothing) Append(context.Context, drivers.Event, func(error)) error { return nil }

@@ -2,7 +2,8 @@
 // Event it takes, the Sink it hands events to, and the Driver that runs it.
 //
 // The drivers themselves live in sub-packages (mqtt, modbus). A driver imports
-// this package and nothing else of Sluice.
+// this package, packages of its own below it (mqtt/sparkplug), and nothing else
+// of Sluice.
 package drivers
 
 import (

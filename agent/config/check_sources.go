@@ -20,6 +20,9 @@ func (d *decoder) checkMQTT(m *MQTT, path string) {
 		d.wrong(path+".client_id", "is not a usable client id", "up to 256 bytes without control characters")
 	}
 	d.checkTLS(m.TLS, path+".tls")
+	if m.Sparkplug != nil && m.Decode != "sparkplug_b" {
+		d.wrong(path+".sparkplug", "has no effect with decode: "+d.show(path+".decode", m.Decode), "decode: sparkplug_b, or leave it out")
+	}
 	lines := map[string]int{}
 	for i, s := range m.Subscribe {
 		at := index(path+".subscribe", i)

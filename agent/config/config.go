@@ -56,6 +56,7 @@ type Config struct {
 
 	where    positions         // where each path stands in the file
 	fromFile map[string]string // path -> unexpanded text, for values that hold a ${file:…}
+	from     *expander         // reads them again
 }
 
 // Agent is the gateway's name and limits.

@@ -22,6 +22,18 @@ type expander struct {
 	readFile func(string) ([]byte, error)
 }
 
+// Again gives a value whose file may have changed once more: path is where it
+// stands in the config ("sources.line.mqtt.username"), was what Load made of it.
+// Without a ${file:…} that is what it stays. It may be called by many goroutines.
+func (c *Config) Again(path, was string) (string, error) {
+	source, ok := c.fromFile[path]
+	if !ok {
+		return was, nil
+	}
+	text, _, err := c.from.expand(source)
+	return text, err
+}
+
 // expand returns the expanded text, and whether a file is part of it. The
 // result is not expanded again. Errors name the variable or the file, never
 // what is in it.

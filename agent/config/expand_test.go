@@ -162,3 +162,30 @@ func TestEqualTextsGiveEqualConfigs(t *testing.T) {
 		t.Error("a changed password is not seen")
 	}
 }
+
+func TestAgainReadsAFileAgain(t *testing.T) {
+	machine := machine()
+	user := "first\n"
+	machine.ReadFile = func(string) ([]byte, error) {
+		if user == "" {
+			return nil, os.ErrNotExist
+		}
+		return []byte(user), nil
+	}
+	c, err := Parse("c.yaml", []byte(withSecret("x")), machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, user = range []string{"first\n", "second\n"} {
+		if got, err := c.Again("sources.m.mqtt.username", "old"); got != strings.TrimSpace(user) || err != nil {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+	if got, err := c.Again("uplinks.k.kafka.sasl.username", "u"); got != "u" || err != nil {
+		t.Errorf("a value of no file: %q, %v", got, err)
+	}
+	user = ""
+	if got, err := c.Again("sources.m.mqtt.username", "old"); err == nil {
+		t.Errorf("the file is gone: %q", got)
+	}
+}

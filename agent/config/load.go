@@ -44,10 +44,11 @@ func Parse(name string, data []byte, o Options) (*Config, error) {
 }
 
 func newDecoder(name string, o Options) *decoder {
+	x := &expander{dir: filepath.Dir(name), env: o.Env, readFile: o.ReadFile}
 	return &decoder{
 		file: name,
-		x:    &expander{dir: filepath.Dir(name), env: o.Env, readFile: o.ReadFile},
-		cfg:  &Config{where: positions{}, fromFile: map[string]string{}},
+		x:    x,
+		cfg:  &Config{where: positions{}, fromFile: map[string]string{}, from: x},
 		bad:  map[string]bool{},
 	}
 }

@@ -19,7 +19,7 @@ type MQTT struct {
 	// Name of the session at the broker; two clients must never share it. Left
 	// out: sluice-<agent.id>-<source>.
 	ClientID string `yaml:"client_id,inherit"`
-	// User name for the broker.
+	// User name for the broker. A ${file:…} is read again at each connect.
 	Username string `yaml:"username"`
 	// Password for the broker; needs username. A ${file:…} is read again at each connect.
 	Password Secret `yaml:"password"`
@@ -34,8 +34,18 @@ type MQTT struct {
 	// sparkplug_b: Sparkplug B becomes JSON with the metrics by name; edge nodes
 	// are asked for a rebirth where it is missing.
 	Decode string `yaml:"decode" default:"raw" enum:"raw|json|sparkplug_b"`
+	// How Sparkplug edge nodes are treated; only with decode: sparkplug_b.
+	Sparkplug *Sparkplug `yaml:"sparkplug"`
 	// Larger payloads are refused, acknowledged and counted.
 	MaxPayload Size `yaml:"max_payload" default:"1MiB" range:"1B..255MiB"`
+}
+
+// Sparkplug is how Sparkplug edge nodes are treated.
+type Sparkplug struct {
+	// Ask edge nodes for their births where they are missing. It needs the right
+	// to publish to spBv1.0/GROUP/NCMD/NODE. false: nothing is published, and
+	// metrics have no names until their node sends its births by itself.
+	Rebirth bool `yaml:"rebirth" default:"true"`
 }
 
 // Subscription is one topic filter.

@@ -154,3 +154,12 @@ func TestShippedConfigsAreValid(t *testing.T) {
 	example, _, _ = strings.Cut(example, "```")
 	mustParse(t, example)
 }
+
+func TestRebirthsAreAskedForUnlessSwitchedOff(t *testing.T) {
+	for text, want := range map[string]bool{"{ }": true, "{ rebirth: true }": true, "{ rebirth: false }": false} {
+		c := mustParse(t, strings.Replace(minimal, "subscribe:", "decode: sparkplug_b, sparkplug: "+text+", subscribe:", 1))
+		if got := c.Sources[0].MQTT.Sparkplug; got == nil || got.Rebirth != want {
+			t.Errorf("%s: %+v", text, got)
+		}
+	}
+}

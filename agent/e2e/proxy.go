@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"errors"
+	"io"
 	"net"
 	"sync"
 	"testing"
@@ -39,6 +41,7 @@ type proxy struct {
 type link struct {
 	client, server net.Conn // server is nil for a connection made while all is swallowed
 	broken         bool     // bytes are missing from it: it can't be used again
+	halves         int      // sides that have ended in order
 }
 
 // startProxy starts a proxy to target in the mode pass.
@@ -142,7 +145,7 @@ func (p *proxy) pump(l *link, from, to net.Conn, answers bool) {
 			}
 		}
 		if err != nil {
-			p.ended(l)
+			p.ended(l, to, errors.Is(err, io.EOF))
 			return
 		}
 	}
@@ -161,16 +164,24 @@ func (p *proxy) deliver(l *link, n int, answers bool) bool {
 	return !l.broken || p.mode == swallowAnswers
 }
 
-// ended closes the whole link after one side has ended. While bytes vanish,
-// so does the end.
-func (p *proxy) ended(l *link) {
+// ended passes the orderly end of one side on, so that the other reads what came
+// before it; a reset ends both at once. While bytes vanish, so does the end.
+func (p *proxy) ended(l *link, to net.Conn, orderly bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mode == swallow || p.mode == swallowAnswers {
 		l.broken = true
 		return
 	}
-	p.drop(l)
+	half, ok := to.(*net.TCPConn)
+	if !ok || !orderly || half.CloseWrite() != nil {
+		p.drop(l)
+		return
+	}
+	if l.halves++; l.halves == 2 {
+		delete(p.links, l)
+		_, _ = l.client.Close(), l.server.Close() // both have read all
+	}
 }
 
 // drop resets both sides of l. The caller holds p.mu.

@@ -50,16 +50,21 @@ type Config struct {
 	// other client may use it, since the broker then throws one of them out.
 	ClientID string
 
-	// Username is sent at each connect; empty: none.
-	Username string
+	// Username and Password are called at each connect, so that rotated files
+	// are read again; nil: none. A Password needs a Username (MQTT 3.1.1
+	// §3.1.2.9). Up to 65,535 bytes each, the user name in UTF-8 without NUL.
+	Username, Password func() (string, error)
 
-	// Password is called at each connect, so that a rotated file is read
-	// again; nil: none. It needs a Username (MQTT 3.1.1 §3.1.2.9).
-	Password func() (string, error)
-
-	// TLS is used with ssl:// and wss://; nil: the system's roots. It is
+	// TLS is called at each connect with ssl:// and wss://, so that exchanged
+	// files are used; nil: the system's roots. With settings and an error it
+	// says what is wrong with the new ones and what to use meanwhile. It is
 	// refused when no server uses it.
-	TLS *tls.Config
+	TLS func() (*tls.Config, error)
+
+	// SessionDir is a directory for a small file for each session, which
+	// remembers its filters, so that those that are removed from the config can
+	// be unsubscribed; made when needed. Empty: they stay subscribed.
+	SessionDir string
 
 	// KeepAlive is the longest silence before a ping, 1 s to 65,535 s, rounded
 	// up to whole seconds; 0: 30 s.
@@ -70,6 +75,10 @@ type Config struct {
 
 	// Decode is DecodeRaw, DecodeJSON or DecodeSparkplug; empty: DecodeRaw.
 	Decode string
+
+	// NoRebirth keeps the source from asking Sparkplug edge nodes for their
+	// births; it publishes nothing then. Only with DecodeSparkplug.
+	NoRebirth bool
 
 	// NameBytes is about how much memory the metrics' names of all Sparkplug
 	// edge nodes may take; 0: 8 MiB. Only with DecodeSparkplug.
@@ -91,6 +100,13 @@ type Config struct {
 	// from one to the other with each failure and a random half is taken off.
 	// 0: 1 s and 30 s.
 	RetryMin, RetryMax time.Duration
+
+	// OnRefused, if not nil, is told of messages and connections that are refused:
+	// of the first of each reason at once, then at most once a minute with the
+	// number of those since. One goroutine calls it, and no reader waits for it;
+	// what is refused meanwhile is counted. Run waits for a call that is under way
+	// when it ends, so it must not block for long after Run's ctx has ended.
+	OnRefused func(Refusal)
 
 	// Sink takes the events.
 	Sink drivers.Sink
@@ -153,25 +169,22 @@ func (c Config) validateSession() error {
 	if len(c.ClientID) < 1 || len(c.ClientID) > maxString || !cleanString(c.ClientID) {
 		bad("client_id: %d bytes (1 to %d bytes of UTF-8 without NUL)", len(c.ClientID), maxString)
 	}
-	if len(c.Username) > maxString || !cleanString(c.Username) {
-		bad("username: %d bytes (up to %d bytes of UTF-8 without NUL)", len(c.Username), maxString)
-	}
-	if c.Password != nil && c.Username == "" {
+	if c.Password != nil && c.Username == nil {
 		bad("password: needs a username as well (MQTT 3.1.1 has no password without one)")
 	}
 	if len(c.Servers) == 0 {
 		bad("servers: is empty (at least one, for example tcp://10.0.0.5:1883)")
 	}
-	secure := false
+	encrypted := false
 	for i, server := range c.Servers {
 		u, err := parseServer(server)
 		if err != nil {
 			bad("servers[%d]: %w", i, err)
 			continue
 		}
-		secure = secure || u.Scheme == "ssl" || u.Scheme == "wss"
+		encrypted = encrypted || secure(u)
 	}
-	if c.TLS != nil && !secure {
+	if c.TLS != nil && !encrypted {
 		bad("tls: is set, but no server uses it (ssl:// or wss://)")
 	}
 	return errors.Join(errs...)
@@ -232,6 +245,29 @@ func (c Config) validateSubscriptions() error {
 		seen[sub.Filter] = i
 	}
 	return errors.Join(errs...)
+}
+
+// credentials reads user name and password for one connect; empty: none.
+func (c Config) credentials() (user, password string, err error) {
+	if c.Username != nil {
+		if user, err = c.Username(); err != nil {
+			return "", "", fmt.Errorf("read the user name: %w", err)
+		}
+	}
+	if c.Password != nil {
+		if password, err = c.Password(); err != nil {
+			return "", "", fmt.Errorf("read the password: %w", err)
+		}
+	}
+	switch {
+	case len(user) > maxString || !cleanString(user):
+		return "", "", fmt.Errorf("username: %d bytes (up to %d bytes of UTF-8 without NUL)", len(user), maxString)
+	case len(password) > maxString:
+		return "", "", fmt.Errorf("password: %d bytes (up to %d)", len(password), maxString)
+	case password != "" && user == "":
+		return "", "", errors.New("username: is empty, and the password needs one")
+	}
+	return user, password, nil
 }
 
 // parseServer reads one of Config.Servers. Its errors never show the text, since

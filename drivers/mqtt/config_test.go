@@ -26,7 +26,7 @@ func TestNewNamesTheFieldAndTheBound(t *testing.T) {
 		{"path with tcp", func(c *Config) { c.Servers = []string{"tcp://h:1/x"} }, "servers[0]: has a path"},
 		{"no URL", func(c *Config) { c.Servers = []string{"tcp://h:1", "tcp://h:port"} }, "servers[1]: is not a URL"},
 		{"secret in the URL", func(c *Config) { c.Servers = []string{"tcp://u:geheim@h:1"} }, "servers[0]: holds a user name"},
-		{"TLS that nothing uses", func(c *Config) { c.TLS = &tls.Config{} }, "tls: is set, but no server uses it"},
+		{"TLS that nothing uses", func(c *Config) { c.TLS = always(&tls.Config{}) }, "tls: is set, but no server uses it"},
 		{"keep-alive too long", func(c *Config) { c.KeepAlive = 20 * time.Hour }, "keep_alive: 20h0m0s is out of range (1s to 18h12m15s)"},
 		{"keep-alive negative", func(c *Config) { c.KeepAlive = -time.Second }, "keep_alive: -1s is out of range"},
 		{"payload too large", func(c *Config) { c.MaxPayload = 1 << 28 }, "max_payload: 268435456 bytes is out of range (1 to 268435455)"},

@@ -2,11 +2,13 @@ package mqtt
 
 import (
 	"bufio"
+	"errors"
 	"hash/maphash"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -25,6 +27,7 @@ type intake struct {
 	queue      *queue
 	ledger     *ledger
 	stats      *counters
+	refusals   *refusals
 	seed       maphash.Seed
 	conns      atomic.Uint64 // connections so far; numbers them
 }
@@ -43,6 +46,7 @@ type intake struct {
 type conn struct {
 	net.Conn
 	*intake
+	server string
 	number uint64
 	in     *bufio.Reader
 
@@ -53,6 +57,7 @@ type conn struct {
 	current *arrival // the PUBLISH that is being read, nil between packets
 	greeted bool     // CONNACK was seen
 
+	resumed atomic.Bool   // the broker had a session for us
 	held    atomic.Bool   // Read waits for room in the queue
 	active  atomic.Bool   // something came in since somebody looked
 	pinging atomic.Bool   // paho waits for a PINGRESP
@@ -61,6 +66,7 @@ type conn struct {
 	pauseOnce sync.Once
 	pause     chan struct{} // closed: no message is taken any more
 
+	farewell  atomic.Int64 // ns that the broker has to read all after DISCONNECT
 	leaveOnce sync.Once
 	leaving   chan struct{} // closed, under writeMu: DISCONNECT went out, and nothing goes out after it
 
@@ -89,10 +95,11 @@ type arrival struct {
 	filled   int
 }
 
-func newConn(nc net.Conn, in *intake) *conn {
+func newConn(nc net.Conn, server string, in *intake) *conn {
 	c := &conn{
 		Conn:    nc,
 		intake:  in,
+		server:  server,
 		number:  in.conns.Add(1),
 		in:      bufio.NewReaderSize(nc, readBuffer),
 		wake:    make(chan struct{}, 1),
@@ -179,7 +186,8 @@ func (c *conn) noteControl(kind byte, body []byte) error {
 		}
 		c.greeted = true
 		if body[1] == 0 {
-			c.ledger.attach(c, body[0]&1 != 0)
+			c.resumed.Store(body[0]&1 != 0)
+			c.ledger.attach(c, c.resumed.Load())
 		}
 	case typePubrel:
 		c.ledger.release(uint16(body[0])<<8 | uint16(body[1]))
@@ -244,6 +252,9 @@ func (a *arrival) acknowledged() bool { return a.qos > 0 && !a.malformed }
 func (c *conn) refuse(a *arrival) {
 	a.admitted, a.skip = true, true
 	c.stats.reject(a.reason, a.name)
+	if a.reason != reasonQueueFull {
+		c.refusals.note(Refusal{Reason: a.reason, Server: c.server, Bytes: int64(a.left), QoS: a.qos}, a.name)
+	}
 	if a.acknowledged() {
 		c.ledger.refuse(a.id, a.qos)
 	}
@@ -311,7 +322,7 @@ func (c *conn) readBody() error {
 func (c *conn) deliver(a *arrival) {
 	hash := c.hash(a)
 	again := a.retain && a.topic.retainedAgain(hash, c.number)
-	it := item{name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), conn: c.number, size: a.reserved}
+	it := item{name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), conn: c.number, server: c.server, qos: a.qos, size: a.reserved}
 	switch {
 	case a.qos > 0 && again:
 		c.ledger.refuse(a.id, a.qos)
@@ -352,6 +363,16 @@ func (c *conn) fail(err error) {
 	})
 }
 
+// endedByBroker says whether the broker closed or reset the connection.
+func (c *conn) endedByBroker() bool {
+	select {
+	case <-c.closed:
+		return errors.Is(c.cause, io.EOF) || errors.Is(c.cause, io.ErrUnexpectedEOF) || errors.Is(c.cause, syscall.ECONNRESET) || errors.Is(c.cause, syscall.EPIPE)
+	default:
+		return false
+	}
+}
+
 // Close ends the connection; after leave only the sending half of it, and Read
 // ends the other.
 func (c *conn) Close() error {
@@ -371,7 +392,7 @@ func (c *conn) leave() {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
 	c.leaveOnce.Do(func() {
-		_ = c.Conn.SetReadDeadline(time.Now().Add(disconnectWait))
+		_ = c.Conn.SetReadDeadline(time.Now().Add(time.Duration(c.farewell.Load())))
 		if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 			_ = half.CloseWrite()
 		}

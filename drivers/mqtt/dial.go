@@ -17,6 +17,9 @@ const (
 	websocketTimeout = 5 * time.Second  // paho's opener takes no context, so a stop may wait this long
 )
 
+// secure says whether TLS is spoken with a server.
+func secure(server *url.URL) bool { return server.Scheme == "ssl" || server.Scheme == "wss" }
+
 // dial opens the socket to a server, with TLS or a websocket where its scheme
 // asks for it. Proxy variables of the environment are not used for tcp and ssl.
 func dial(ctx context.Context, server *url.URL, config *tls.Config) (net.Conn, error) {

@@ -15,7 +15,9 @@ const (
 	typePuback     = 4
 	typePubrec     = 5
 	typePubrel     = 6
+	typePubcomp    = 7
 	typeSuback     = 9
+	typeUnsuback   = 11
 	typePingreq    = 12
 	typePingresp   = 13
 	typeDisconnect = 14
@@ -73,7 +75,7 @@ func readHeader(r io.ByteReader) (header, error) {
 // these lengths, so they are checked here.
 func controlLength(kind byte) (int, bool) {
 	switch kind {
-	case typeConnack, typePubrel:
+	case typeConnack, typePubrel, typeUnsuback:
 		return 2, true
 	case typeSuback:
 		return 3, true

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -32,6 +33,7 @@ func (c *scriptConn) Read(p []byte) (int, error) {
 
 func (c *scriptConn) Write(p []byte) (int, error)      { return len(p), nil }
 func (c *scriptConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *scriptConn) SetDeadline(time.Time) error      { return nil }
 func (c *scriptConn) Close() error                     { return nil }
 
 // parse runs a connection over input and returns what paho and the queue got.
@@ -45,7 +47,7 @@ func parse(t *testing.T, input []byte, piece int) (control []byte, taken []item,
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newConn(&scriptConn{rest: input, piece: piece}, src.intake)
+	c := newConn(&scriptConn{rest: input, piece: piece}, "tcp://broker", src.intake)
 	control, err = io.ReadAll(io.LimitReader(c, 1<<20))
 	c.finish()
 	src.queue.mu.Lock()
@@ -68,6 +70,7 @@ func FuzzConn(f *testing.F) {
 	f.Add(append(hello[:4:4], publishFrame(0, 0, "a/b/c", string(make([]byte, 65)))...))
 	f.Add(append(hello[:4:4], publishFrame(retain, 0, "b", "no route")...))
 	f.Add(append(hello[:4:4], 0x90, 3, 0, 1, 0x80, 0xd0, 0, 0x62, 2, 0, 1))
+	f.Add(append(hello[:4:4], 0xb0, 2, 0, 1, 0xb0, 3, 0, 1, 0))
 	f.Add(append(hello[:4:4], 0x32, 0xff, 0xff, 0xff, 0x7f, 0, 1, 'a', 0, 1))
 	f.Add([]byte{0x30, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, input []byte) {
@@ -87,6 +90,44 @@ func FuzzConn(f *testing.F) {
 		_, taken3, _, _ := parse(t, again, 7)
 		if len(taken) < 65535 && len(taken3) != len(taken) {
 			t.Fatalf("of %d messages %d were taken again", len(taken), len(taken3))
+		}
+		for i, it := range taken3 {
+			if it.name != taken[i].name || !bytes.Equal(it.payload, taken[i].payload) {
+				t.Fatalf("took %q %x, and then %q %x", taken[i].name, taken[i].payload, it.name, it.payload)
+			}
+		}
+	})
+}
+
+// FuzzPublish: what the decoder of PUBLISH accepts is, encoded again, what came.
+func FuzzPublish(f *testing.F) {
+	f.Add(publishFrame(qos1, 1, "a/b", "payload"))
+	f.Add(publishFrame(qos2|dup|retain, 65535, "a", ""))
+	f.Add(publishFrame(0, 0, "", "x"))
+	f.Add(publishFrame(qos1|qos2, 1, "a", "x"))
+	f.Add([]byte{0x32, 0x85, 0x80, 0, 0, 1, 'a', 0, 1})
+	f.Fuzz(func(t *testing.T, input []byte) {
+		r := bufio.NewReader(bytes.NewReader(input))
+		h, err := readHeader(r)
+		if err != nil || h.kind != typePublish {
+			return
+		}
+		p, topic, _, err := readPublish(r, h, nil)
+		if err != nil {
+			return
+		}
+		rest, err := io.ReadAll(r)
+		if err != nil || p.malformed || p.left > len(rest) {
+			return
+		}
+		head := len(input) - len(rest) // of the fixed header, whose length may be longer than needed, and the variable one
+		fixed := head - (h.length - p.left)
+		want := frameOf(input[0], input[fixed:fixed+h.length])
+		if got := publishFrame(h.flags, p.id, string(topic), string(rest[:p.left])); !bytes.Equal(got, want) {
+			t.Fatalf("%x came, %x after decoding", want, got)
+		}
+		if p.dup != (h.flags&dup != 0) || p.retain != (h.flags&retain != 0) || p.qos != h.flags>>1&3 {
+			t.Fatalf("flags %x are %+v", h.flags, p)
 		}
 	})
 }

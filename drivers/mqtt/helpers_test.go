@@ -16,7 +16,7 @@ import (
 )
 
 // patience only keeps a broken test from hanging.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // testSink is a buffer in memory. It commits at once, or when told to.
 type testSink struct {
@@ -84,6 +84,11 @@ func eventually(t *testing.T, what string, cond func() bool) {
 		}
 	}
 	t.Fatalf("never: %s", what)
+}
+
+// word is a user name or password that stays the same.
+func word(text string) func() (string, error) {
+	return func() (string, error) { return text, nil }
 }
 
 func baseConfig(sink drivers.Sink, servers ...string) Config {
@@ -164,6 +169,9 @@ type rawConn struct {
 	mute   bool // PINGREQ is not answered
 	denies bool // a PUBLISH ends the connection
 	suback func(filter string) byte
+	unsubs []string // filters of UNSUBSCRIBEs
+	deaf   bool     // UNSUBSCRIBE is not answered
+	stuck  bool     // nothing is read any more
 	ended  bool
 	endErr error
 }
@@ -197,6 +205,7 @@ func (b *rawBroker) accept(sessionPresent bool) *rawConn {
 func (c *rawConn) read() {
 	r := bufio.NewReader(c.Conn)
 	for {
+		c.waitUnstuck()
 		h, err := readHeader(r)
 		body := make([]byte, h.length)
 		if err == nil {
@@ -210,6 +219,19 @@ func (c *rawConn) read() {
 			return
 		}
 		c.handle(h, body)
+	}
+}
+
+// waitUnstuck stops the reader for as long as the test wants.
+func (c *rawConn) waitUnstuck() {
+	for {
+		c.mu.Lock()
+		stuck := c.stuck
+		c.mu.Unlock()
+		if !stuck {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -227,6 +249,11 @@ func (c *rawConn) handle(h header, body []byte) {
 			return
 		}
 		go c.reply([]byte{0x90, 3, body[0], body[1], code})
+	case h.kind == 10:
+		c.unsubs = append(c.unsubs, string(body[4:]))
+		if !c.deaf {
+			go c.reply([]byte{0xb0, 2, body[0], body[1]})
+		}
 	case h.kind == typePingreq:
 		c.pings++
 		if !c.mute {
@@ -269,6 +296,12 @@ func (c *rawConn) acked() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]string(nil), c.acks...)
+}
+
+func (c *rawConn) unsubscribed() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]string(nil), c.unsubs...)
 }
 
 func (c *rawConn) pinged() int {

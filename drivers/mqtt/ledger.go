@@ -36,9 +36,10 @@ type delivery struct {
 	stamp     uint64 // pings that had been sent when it was acknowledged
 	id        uint16
 	qos       byte
-	committed bool // the sink has it, or it was refused: it may be acknowledged
-	acked     bool // an acknowledgement was queued on some connection
-	listed    bool // it stands in order
+	committed bool   // the sink has it, or it was refused: it may be acknowledged
+	acked     bool   // an acknowledgement was queued on some connection
+	listed    bool   // it stands in order
+	on        uint64 // the connection on which it came last
 }
 
 // ledger gives acknowledgements in the order of arrival (MQTT 3.1.1 §4.6), each
@@ -61,17 +62,18 @@ type delivery struct {
 // again, the second case is stored: a duplicate is better than a loss.
 type ledger struct {
 	mu      sync.Mutex
-	conn    acker                // nil between connections
-	byID    map[uint16]*delivery // the latest use of each packet id
-	order   fifo[*delivery]      // arrived on conn and not acknowledged there
-	settled fifo[settlement]     // acknowledged QoS 1 messages, oldest first
-	pings   uint64               // PINGREQs sent, over all connections
-	pongs   uint64               // the PINGREQ that the last PINGRESP on conn answered
-	proven  uint64               // what was acknowledged before this PINGREQ is known to the broker
-	resent  bool                 // nothing from earlier connections comes again on conn any more
-	reuses  bool                 // this broker gives an id out again soon: an id says little of what was acknowledged
-	pending int                  // new messages that are neither committed nor given back
-	refused bool                 // the connection waits for room in order
+	conn    acker            // nil between connections
+	conns   uint64           // connections so far
+	byID    idTable          // the latest use of each packet id
+	order   fifo[*delivery]  // arrived on conn and not acknowledged there
+	settled fifo[settlement] // acknowledged QoS 1 messages, oldest first
+	pings   uint64           // PINGREQs sent, over all connections
+	pongs   uint64           // the PINGREQ that the last PINGRESP on conn answered
+	proven  uint64           // what was acknowledged before this PINGREQ is known to the broker
+	resent  bool             // nothing from earlier connections comes again on conn any more
+	reuses  bool             // this broker gives an id out again soon: an id says little of what was acknowledged
+	pending int              // new messages that are neither committed nor given back
+	refused bool             // the connection waits for room in order
 
 	room chan struct{} // gets a token when order was full and is not any more
 }
@@ -83,7 +85,7 @@ type settlement struct {
 }
 
 func newLedger() *ledger {
-	return &ledger{byID: make(map[uint16]*delivery), room: make(chan struct{}, 1)}
+	return &ledger{room: make(chan struct{}, 1)}
 }
 
 // attach starts a connection. Without a session at the broker no id from before
@@ -93,10 +95,11 @@ func (l *ledger) attach(c acker, sessionPresent bool) {
 	defer l.mu.Unlock()
 	l.unlist()
 	l.conn = c
+	l.conns++
 	l.pongs = l.pings // what was asked on earlier connections is never answered
 	l.resent = !sessionPresent
 	if !sessionPresent {
-		clear(l.byID)
+		l.byID.clear()
 		l.settled.clear()
 	}
 }
@@ -123,29 +126,40 @@ func (l *ledger) arrive(id uint16, qos byte, dup bool, hash uint64) *delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.resent = l.resent || !dup // what comes again comes before what is new, MQTT 3.1.1 §4.6
-	// An id that was not acknowledged is in use, whatever DUP says; a QoS 2 id
-	// is in use until its PUBREL (MQTT 3.1.1 §4.3.3).
-	old := l.byID[id]
+	old := l.byID.get(id)
 	settled := old != nil && old.acked && qos == 1
 	l.reuses = l.reuses || settled && !dup
-	if old != nil && old.qos == qos && old.hash == hash && (dup && !(settled && l.reuses) || !old.acked || qos == 2) {
+	if old != nil && old.qos == qos && old.hash == hash && l.again(old, dup, settled) {
+		old.on = l.conns
 		if !old.listed {
 			l.list(old)
 		}
 		return nil
 	}
-	d := &delivery{id: id, qos: qos, hash: hash}
-	l.byID[id] = d
+	d := &delivery{id: id, qos: qos, hash: hash, on: l.conns}
+	l.byID.put(id, d)
 	l.pending++
 	l.list(d)
 	return d
+}
+
+// again says whether a message equal to old, with its id, is old. On one
+// connection an id is in use until its PUBACK or PUBREL (MQTT 3.1.1 §2.3.1), so
+// it is, whatever DUP says. Over a new connection it comes with DUP (§3.3.1.1):
+// without it the broker gave the id to another message, as one does that was
+// killed and went back to an older state of the session.
+func (l *ledger) again(old *delivery, dup, settled bool) bool {
+	if settled {
+		return dup && !l.reuses
+	}
+	return dup || old.on == l.conns
 }
 
 // refuse records a message that is acknowledged without being stored.
 func (l *ledger) refuse(id uint16, qos byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.byID, id) // the id is used for another message now
+	l.byID.put(id, nil) // the id is used for another message now
 	l.list(&delivery{id: id, qos: qos, committed: true})
 }
 
@@ -166,8 +180,8 @@ func (l *ledger) done(d *delivery, err error) {
 		l.flush()
 		return
 	}
-	if l.byID[d.id] == d {
-		delete(l.byID, d.id)
+	if l.byID.get(d.id) == d {
+		l.byID.put(d.id, nil)
 	}
 	if l.conn != nil {
 		l.conn.fail(errNotStored)
@@ -182,7 +196,7 @@ func (l *ledger) flush() {
 		d.listed = false
 		d.acked = true
 		l.conn.ack(d.qos, d.id)
-		if d.qos == 1 && l.byID[d.id] == d {
+		if d.qos == 1 && l.byID.get(d.id) == d {
 			d.stamp = l.pings
 			l.settled.push(settlement{d, d.stamp})
 			l.forget()
@@ -212,8 +226,8 @@ func (l *ledger) forget() {
 		}
 		// The same id may stand there again, for another message or for
 		// a later acknowledgement of this one.
-		if l.byID[s.d.id] == s.d && s.d.stamp == s.stamp {
-			delete(l.byID, s.d.id)
+		if l.byID.get(s.d.id) == s.d && s.d.stamp == s.stamp {
+			l.byID.put(s.d.id, nil)
 		}
 		l.settled.pop()
 	}
@@ -223,8 +237,8 @@ func (l *ledger) forget() {
 func (l *ledger) release(id uint16) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if d := l.byID[id]; d != nil && d.qos == 2 && d.acked {
-		delete(l.byID, id)
+	if d := l.byID.get(id); d != nil && d.qos == 2 && d.acked {
+		l.byID.put(id, nil)
 	}
 }
 

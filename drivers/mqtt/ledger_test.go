@@ -160,21 +160,21 @@ func TestLedgerForgetsWhatTheBrokerKnows(t *testing.T) {
 	l.pinged()
 	settle(2)
 	l.ponged()
-	if len(l.byID) != 1 || l.byID[2] == nil {
-		t.Errorf("after the PINGRESP: %v, want only id 2", l.byID)
+	if l.byID.len() != 1 || l.byID.get(2) == nil {
+		t.Errorf("after the PINGRESP %d are remembered, want only id 2", l.byID.len())
 	}
 	l.pinged() // never answered
 	l.detach(b)
 	l.attach(b, true)
 	settle(3)
-	if len(l.byID) != 2 {
-		t.Errorf("forgotten without a proof: %v", l.byID)
+	if l.byID.len() != 2 {
+		t.Errorf("forgotten without a proof: %d are left", l.byID.len())
 	}
 	for i := range 2 * maxUnacked {
 		settle(uint16(i%maxUnacked + 1))
 	}
-	if len(l.byID) != maxSettled || l.settled.len() != maxSettled {
-		t.Errorf("remembers %d and %d messages, want %d", len(l.byID), l.settled.len(), maxSettled)
+	if l.byID.len() != maxSettled || l.settled.len() != maxSettled {
+		t.Errorf("remembers %d and %d messages, want %d", l.byID.len(), l.settled.len(), maxSettled)
 	}
 }
 
@@ -300,5 +300,69 @@ func TestABrokerThatReusesIdsAtOnceLosesNothing(t *testing.T) {
 	l.attach(c, true)
 	if take(true) == nil {
 		t.Fatal("a third one, sent again after a loss on the wire, was taken for the second and never stored")
+	}
+}
+
+// TestABrokerThatForgotLosesNothing: a broker is killed and starts again from
+// an older state of the session, in which ids are free that were in use. Equal
+// messages are normal in a plant, so content alone tells nothing.
+func TestABrokerThatForgotLosesNothing(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		qos       byte
+		committed bool // before the broker is killed
+		dup       bool
+		isNew     bool
+	}{
+		{"QoS 1 on its way, comes again", 1, false, true, false},
+		{"QoS 1 on its way, the id is given to an equal message", 1, false, false, true},
+		{"QoS 1 stored, comes again", 1, true, true, false},
+		{"QoS 1 stored, the id is given to an equal message", 1, true, false, true},
+		{"QoS 2 on its way, comes again", 2, false, true, false},
+		{"QoS 2 on its way, the id is given to an equal message", 2, false, false, true},
+		{"QoS 2 stored and not released, comes again", 2, true, true, false},
+		{"QoS 2 stored and not released, the id is given to an equal message", 2, true, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l, b := newLedger(), &modelBroker{t: t}
+			l.attach(b, true)
+			first := l.arrive(7, c.qos, false, 42)
+			if c.committed {
+				l.done(first, nil)
+			}
+			l.detach(b)
+			l.attach(b, true)
+			if d := l.arrive(7, c.qos, c.dup, 42); (d != nil) != c.isNew {
+				t.Errorf("taken as new: %t, want %t", d != nil, c.isNew)
+			}
+			if d := l.arrive(7, c.qos, true, 42); d != nil {
+				t.Error("the same again on the same connection is taken as new")
+			}
+		})
+	}
+}
+
+func TestIDTableAgainstAMap(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	var table idTable
+	model := map[uint16]*delivery{}
+	for i := range 200_000 {
+		id := uint16(rng.Uint32N(1 << 16))
+		switch n := rng.IntN(1000); {
+		case n == 0 && i%10 == 0:
+			table.clear()
+			clear(model)
+		case n < 400:
+			table.put(id, nil)
+			delete(model, id)
+		case n < 800:
+			model[id] = &delivery{id: id}
+			table.put(id, model[id])
+		}
+		if table.get(id) != model[id] || table.len() != len(model) {
+			t.Fatalf("step %d, id %d: %v of %d, want %v of %d", i, id, table.get(id), table.len(), model[id], len(model))
+		}
 	}
 }

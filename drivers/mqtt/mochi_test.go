@@ -39,15 +39,35 @@ func newMochi(t *testing.T, ledger *auth.Ledger, listen func(id string) listener
 			return listeners.NewTCP(listeners.Config{ID: id, Address: "127.0.0.1:0"})
 		}
 	}
-	l := listen("l")
+	l := &countingListener{Listener: listen("l")}
 	if err := server.AddListener(l); err != nil {
 		t.Fatal(err)
 	}
 	if err := server.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = server.Close() })
+	t.Cleanup(func() {
+		// Close of this broker races with the end of connections, as the race detector sees it.
+		for deadline := time.Now().Add(10 * time.Second); l.open.Load() > 0 && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+		_ = server.Close()
+	})
 	return server, l.Address()
+}
+
+// countingListener knows how many connections are open.
+type countingListener struct {
+	listeners.Listener
+	open atomic.Int64
+}
+
+func (l *countingListener) Serve(establish listeners.EstablishFn) {
+	l.Listener.Serve(func(id string, c net.Conn) error {
+		l.open.Add(1)
+		defer l.open.Add(-1)
+		return establish(id, c)
+	})
 }
 
 // inflight is the number of messages that the broker waits to see acknowledged.
@@ -196,7 +216,7 @@ func TestRotatedPassword(t *testing.T) {
 	var password atomic.Value
 	password.Store("old")
 	cfg := baseConfig(&testSink{}, "tcp://"+addr)
-	cfg.Username = "u"
+	cfg.Username = word("u")
 	cfg.Password = func() (string, error) { return password.Load().(string), nil }
 	src, _ := start(t, cfg)
 	eventually(t, "words", func() bool {
@@ -270,7 +290,7 @@ func TestTransports(t *testing.T) {
 			})
 			sink := &testSink{}
 			cfg := baseConfig(sink, tc.scheme+"://"+addr)
-			cfg.TLS = tc.client
+			cfg.TLS = always(tc.client)
 			src, _ := start(t, cfg)
 			waitUp(t, src)
 			for i := range 100 {
@@ -311,7 +331,7 @@ func TestTLSFailuresAreSaidInWords(t *testing.T) {
 				t.Cleanup(func() { _ = ln.Close() })
 				go shakeHands(ln, tc.server)
 				cfg := baseConfig(&testSink{}, scheme+"://"+ln.Addr().String())
-				cfg.TLS = tc.client
+				cfg.TLS = always(tc.client)
 				src, _ := start(t, cfg)
 				eventually(t, "an error", func() bool { return src.Stats().LastError != "" })
 				if got := src.Stats().LastError; !strings.Contains(got, tc.want) {
@@ -337,6 +357,14 @@ func shakeHands(ln net.Listener, config *tls.Config) {
 		}
 		_ = nc.Close()
 	}
+}
+
+// always gives the same settings at each connect; nil for nil.
+func always(config *tls.Config) func() (*tls.Config, error) {
+	if config == nil {
+		return nil
+	}
+	return func() (*tls.Config, error) { return config, nil }
 }
 
 func selfSigned(t *testing.T, until time.Time) (tls.Certificate, *x509.CertPool) {

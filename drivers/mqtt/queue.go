@@ -16,7 +16,9 @@ type item struct {
 	class    string
 	payload  []byte
 	at       time.Time
-	conn     uint64    // number of the connection it came on
+	conn     uint64 // number of the connection it came on
+	server   string // the broker of that connection
+	qos      byte
 	delivery *delivery // nil with QoS 0
 	size     int64     // what was reserved for it
 

@@ -50,7 +50,7 @@ func (s *Source) decode(it *item) bool {
 		p.decoder.Missed()
 	}
 	m, err := p.decoder.Decode(it.name, it.payload, it.at)
-	if m.Ask != "" {
+	if m.Ask != "" && !s.cfg.NoRebirth {
 		select {
 		case p.requests <- m.Ask:
 		default: // the node's next message asks again, when its limits allow
@@ -60,7 +60,7 @@ func (s *Source) decode(it *item) bool {
 		s.stats.log.Warn("no memory for the names of a Sparkplug birth; its metrics are not told by name: raise agent.memory_limit", "topic", it.name)
 	}
 	if err != nil {
-		s.stats.reject(reasonSparkplug, []byte(it.name), "error", err.Error())
+		s.reject(reasonSparkplug, it, "error", err.Error())
 		return false
 	}
 	it.decoded, it.device, it.payload, it.content = true, m.Device, m.Payload, m.ContentType
@@ -70,7 +70,7 @@ func (s *Source) decode(it *item) bool {
 // sendRebirths sends requests on a session until stop is called, which waits for
 // the one under way, a second at most.
 func (s *Source) sendRebirths(ss *session) (stop func()) {
-	if s.plant == nil {
+	if s.plant == nil || s.cfg.NoRebirth {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -240,6 +240,8 @@ func TestABrokerThatDeniesRebirthsIsNotAskedForEver(t *testing.T) {
 	broker := newRawBroker(t)
 	sink := &testSink{}
 	cfg := sparkplugConfig(sink, strings.TrimPrefix(broker.url(), "tcp://"))
+	log := &told{}
+	cfg.OnRefused = log.add
 	src, _ := start(t, cfg)
 	for i := range refusalsTaken {
 		c := broker.accept(false)
@@ -256,6 +258,9 @@ func TestABrokerThatDeniesRebirthsIsNotAskedForEver(t *testing.T) {
 	if words := src.Stats().LastError; !strings.Contains(words, "may this user publish to spBv1.0/+/NCMD/#?") {
 		t.Errorf("last error %q", words)
 	}
+	if log.has(reasonTaken) {
+		t.Error("another client is suspected")
+	}
 	for i := range 20 {
 		c.send(publishFrame(qos1, uint16(i+1), fmt.Sprintf("spBv1.0/G/NDATA/M%d", i), ""))
 	}
@@ -265,5 +270,58 @@ func TestABrokerThatDeniesRebirthsIsNotAskedForEver(t *testing.T) {
 		if strings.HasPrefix(got, "PUBLISH") {
 			t.Errorf("asked all the same: %s", got)
 		}
+	}
+}
+
+func TestRebirthsAreNotAskedForWhereNobodyWantsThem(t *testing.T) {
+	t.Parallel()
+	broker, sink := newRawBroker(t), &testSink{}
+	cfg := sparkplugConfig(sink, strings.TrimPrefix(broker.url(), "tcp://"))
+	cfg.NoRebirth = true
+	src, stop := start(t, cfg)
+	c := broker.accept(false)
+	for i := range 20 {
+		c.send(publishFrame(qos1, uint16(i+1), fmt.Sprintf("spBv1.0/G/NDATA/N%d", i), ""))
+	}
+	eventually(t, "all are stored", func() bool { return len(sink.taken()) == 20 })
+	if n := len(src.plant.requests); n > 0 {
+		t.Errorf("%d requests wait", n)
+	}
+	stop()
+	eventually(t, "goodbye", c.gone)
+	for _, got := range c.acked() {
+		if strings.HasPrefix(got, "PUBLISH") {
+			t.Errorf("asked: %s", got)
+		}
+	}
+}
+
+// TestABirthThatIsTooLargeTeachesItsNames: JSON makes six bytes of each control
+// character, so a payload that may pass becomes an event that may not.
+func TestABirthThatIsTooLargeTeachesItsNames(t *testing.T) {
+	t.Parallel()
+	field := func(number, kind int, body ...byte) []byte { // protobuf: fields up to 15, lengths up to 16,383
+		out := []byte{byte(number<<3 | kind)}
+		if kind == 2 {
+			out = append(out, byte(len(body)&0x7f|0x80), byte(len(body)>>7))
+		}
+		return append(out, body...)
+	}
+	text := bytes.Repeat([]byte{1}, 900)
+	name, alias, isString := field(1, 2, []byte("Big")...), field(2, 0, 1), field(4, 0, 12)
+	birth := slices.Concat(field(1, 0, 1), field(2, 2, slices.Concat(name, alias, isString, field(15, 2, text...))...), field(3, 0, 0))
+	data := slices.Concat(field(1, 0, 2), field(2, 2, slices.Concat(alias, field(15, 2, []byte("small")...))...), field(3, 0, 1))
+	broker, sink := newRawBroker(t), &testSink{}
+	cfg := sparkplugConfig(sink, strings.TrimPrefix(broker.url(), "tcp://"))
+	cfg.MaxPayload = 1000
+	src, _ := start(t, cfg)
+	c := broker.accept(false)
+	c.send(publishFrame(qos1, 1, "spBv1.0/G/NBIRTH/N", string(birth)), publishFrame(qos1, 2, "spBv1.0/G/NDATA/N", string(data)))
+	eventually(t, "the data", func() bool { return len(sink.taken()) == 1 })
+	if got := string(sink.taken()[0].Payload); !strings.Contains(got, `"Big":"small"`) || strings.Contains(got, "unresolved") {
+		t.Errorf("got %s", got)
+	}
+	if got := src.Stats().Rejected[reasonSparkplug]; got != 1 {
+		t.Errorf("%d refused, want the birth", got)
 	}
 }

@@ -38,7 +38,7 @@ func newCounters(cfg Config) *counters {
 	for _, sub := range cfg.Subscriptions {
 		c.stats.Taken[sub.Class] = 0
 	}
-	for _, reason := range []string{reasonTooLarge, reasonTopic, reasonRoute, reasonNotJSON, reasonSparkplug, reasonMalformed, reasonQueueFull} {
+	for _, reason := range MessageReasons() {
 		c.stats.Rejected[reason] = 0
 	}
 	return c
@@ -67,8 +67,7 @@ func (c *counters) reject(reason string, topic []byte, more ...any) {
 	count := c.stats.Rejected[reason]
 	c.mu.Unlock()
 	if c.due(reason) {
-		shown := string(topic[:min(len(topic), maxLogTopic)])
-		c.log.Warn("message refused", append([]any{"reason", reason, "topic", shown, "count", count}, more...)...)
+		c.log.Warn("message refused", append([]any{"reason", reason, "topic", cleanTopic(topic, maxLogTopic), "count", count}, more...)...)
 	}
 }
 

@@ -68,6 +68,46 @@ func TestStop(t *testing.T) {
 	})
 }
 
+// TestASlowBrokerHasTimeToReadTheLastAcknowledgements: it sends again what it has
+// not read of them, to the next process.
+func TestASlowBrokerHasTimeToReadTheLastAcknowledgements(t *testing.T) {
+	t.Parallel()
+	broker, sink := newRawBroker(t), &testSink{}
+	src, err := New(baseConfig(sink, broker.url()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src.stopGrace = patience
+	stop := run(t, src)
+	c := broker.accept(false)
+	waitUp(t, src)
+	c.mu.Lock()
+	c.stuck = true
+	c.mu.Unlock()
+	c.send(publishFrame(qos1, 1, "plant/a", "x"))
+	eventually(t, "acknowledged", func() bool { return len(c.acked()) == 1 }) // the broker is stuck after that
+	c.send(publishFrame(qos1, 2, "plant/a", "y"))
+	eventually(t, "taken", func() bool { return len(sink.taken()) == 2 })
+	go func() {
+		for src.Stats().State != "stopping" {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(disconnectWait + 300*time.Millisecond)
+		for id := uint16(3); id < 100; id++ {
+			c.send(publishFrame(qos1, id, "plant/a", strings.Repeat("y", 1000)))
+		}
+		time.Sleep(100 * time.Millisecond)
+		c.mu.Lock()
+		c.stuck = false
+		c.mu.Unlock()
+	}()
+	stop()
+	eventually(t, "goodbye", c.gone)
+	if got, want := c.acked(), []string{"PUBACK 1", "PUBACK 2", "DISCONNECT"}; !reflect.DeepEqual(got, want) || !errors.Is(c.endErr, io.EOF) {
+		t.Errorf("got %v and %v, want %v and the end", got, c.endErr, want)
+	}
+}
+
 func TestStopIsBounded(t *testing.T) {
 	t.Run("a sink that blocks does not hold it up for ever", func(t *testing.T) {
 		t.Parallel()
@@ -169,7 +209,7 @@ func TestSinkThatIsClosedEndsRun(t *testing.T) {
 func TestPasswordThatCannotBeReadIsSaid(t *testing.T) {
 	t.Parallel()
 	cfg := baseConfig(&testSink{}, newRawBroker(t).url())
-	cfg.Username = "u"
+	cfg.Username = word("u")
 	cfg.Password = func() (string, error) {
 		_, err := os.ReadFile("/nonexistent/secret")
 		return "", err
