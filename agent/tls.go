@@ -50,6 +50,15 @@ func (f *tlsFiles) connect() (*tls.Config, error) {
 	return f.config(), err
 }
 
+// current is connect for who has nowhere to show the error: what is wrong with a
+// file is logged, once until it is another thing.
+func (f *tlsFiles) current() (*tls.Config, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.complain(f.read())
+	return f.config(), nil
+}
+
 // lasting returns settings for many connections: the client certificate is read
 // again at each handshake, the authorities are not. A nil f has none.
 func (f *tlsFiles) lasting() *tls.Config {
@@ -74,7 +83,7 @@ func (f *tlsFiles) complain(err error) {
 		f.said = ""
 	} else if said := err.Error(); said != f.said {
 		f.said = said
-		f.log.Warn("client certificate: the one read before stays in use", "error", err)
+		f.log.Warn("tls: what was read before stays in use", "error", err)
 	}
 }
 

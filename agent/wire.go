@@ -114,14 +114,12 @@ func (a *Agent) makeSources() error {
 			}
 		} else {
 			s.kind = "modbus"
-			m := modbusConfig(c.Name, c.Modbus)
-			m.Sink, m.Log, m.ObservePoll = a.sink(), a.log.With("source", c.Name), a.meters.poll(c.Name)
-			s.driver, err = modbus.New(m)
-			for _, d := range m.Devices {
-				s.classes = append(s.classes, d.Class)
-				for _, t := range d.Tags {
+			s.driver, err = a.modbusSource(c.Name, c.Modbus)
+			for j := range c.Modbus.Devices {
+				for _, t := range c.Modbus.Resolve(&c.Modbus.Devices[j]) {
 					s.classes = append(s.classes, t.Class)
 				}
+				s.classes = append(s.classes, c.Modbus.Devices[j].Class)
 			}
 		}
 		if err != nil {
@@ -178,13 +176,29 @@ func mqttConfig(cfg *config.Config, name string, c *config.MQTT, log *slog.Logge
 	return m, nil
 }
 
+func (a *Agent) modbusSource(name string, c *config.Modbus) (*modbus.Source, error) {
+	m, err := modbusConfig(name, c, a.log)
+	if err != nil {
+		return nil, err
+	}
+	m.Sink, m.ObservePoll = a.sink(), a.meters.poll(name)
+	return modbus.New(m)
+}
+
 // modbusConfig resolves profiles into devices. The driver takes 0 for "the
 // default", the config file has its defaults filled in: 0 there means none.
-func modbusConfig(name string, c *config.Modbus) modbus.Config {
+func modbusConfig(name string, c *config.Modbus, log *slog.Logger) (modbus.Config, error) {
+	tls, err := clientTLS(c.TLS, log.With("source", name))
+	if err != nil {
+		return modbus.Config{}, fmt.Errorf("modbus.tls: %w", err)
+	}
 	m := modbus.Config{
-		Name: name, Connection: c.Connection, Timeout: c.Timeout, Retries: orNone(c.Retries), FrameGap: c.FrameGap,
+		Name: name, Connection: c.Connection, Timeout: c.Timeout, Retries: orNone(c.Retries), FrameGap: c.FrameGap, Log: log.With("source", name),
 		Grouping: modbus.Grouping{MaxGap: orNone(c.Grouping.MaxGap), MaxRegisters: c.Grouping.MaxRegisters, MaxBits: c.Grouping.MaxBits},
 		Breaker:  modbus.Breaker{OpenAfter: orNone(c.Breaker.OpenAfter), Retry: c.Breaker.Retry, Max: c.Breaker.Max},
+	}
+	if tls != nil {
+		m.TLS = tls.current
 	}
 	for i := range c.Devices {
 		d := &c.Devices[i]
@@ -199,7 +213,7 @@ func modbusConfig(name string, c *config.Modbus) modbus.Config {
 		}
 		m.Devices = append(m.Devices, dev)
 	}
-	return m
+	return m, nil
 }
 
 func orNone(n int) int {

@@ -19,7 +19,6 @@ type refusal struct {
 var unavailable = []refusal{
 	{"Config.Pipeline", nil, "leave it out"},
 	{"Config.Remote", nil, "leave it out"},
-	{"Modbus.Connection", []string{"rtu:", "ascii:", "rtu+tcp:", "tcp+tls:"}, "tcp://host:port"},
 	{"Tag.Map", nil, "leave it out"},
 	{"Tag.Bit", nil, "leave it out"},
 	{"Uplink.Failover", nil, "leave it out, or list both uplinks: each gets everything"},

@@ -22,6 +22,7 @@ func (d *decoder) check() {
 		d.checkSource(&c.Sources[i])
 	}
 	d.checkClientIDs()
+	d.checkPorts()
 	d.checkBuffer()
 	for i := range c.Pipeline {
 		d.checkRule(&c.Pipeline[i], index("pipeline", i))

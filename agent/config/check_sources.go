@@ -88,7 +88,7 @@ func (d *decoder) checkClientIDs() {
 }
 
 func (d *decoder) checkModbus(m *Modbus, path string) {
-	d.checkConnection(m.Connection, path+".connection")
+	d.checkConnection(m, path)
 	if b := m.Breaker; b.Max < b.Retry {
 		d.wrong(path+".breaker.max", "is shorter than retry, "+formatDuration(b.Retry), "retry or longer")
 	}
@@ -100,19 +100,6 @@ func (d *decoder) checkModbus(m *Modbus, path string) {
 	}
 	for i := range m.Devices {
 		d.checkDevice(m, &m.Devices[i], join(path+".devices", m.Devices[i].Name))
-	}
-}
-
-func (d *decoder) checkConnection(connection, path string) {
-	scheme, rest, _ := strings.Cut(connection, "://")
-	switch {
-	case connection == "" || d.bad[path]:
-	case scheme == "rtu" || scheme == "ascii":
-		if !strings.HasPrefix(rest, "/") {
-			d.wrong(path, d.show(path, connection)+" has no device file", scheme+":///dev/…")
-		}
-	default:
-		d.checkURL(path, connection, []string{"tcp", "rtu+tcp", "rtu", "ascii"}, []string{"tcp", "rtu+tcp"})
 	}
 }
 

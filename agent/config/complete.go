@@ -40,6 +40,7 @@ func (d *decoder) completeSource(s *Source) {
 	if s.Modbus == nil {
 		return
 	}
+	d.completeTLS(s.Modbus.TLS)
 	for _, tags := range tagLists(s.Modbus) {
 		for i := range tags {
 			if t := &tags[i]; t.Type == "" && (t.Read == "coil" || t.Read == "discrete") {

@@ -61,10 +61,19 @@ type Subscription struct {
 
 // Modbus is one connection with its devices.
 type Modbus struct {
-	// tcp://host:port, rtu:///dev/ttyUSB0?baud=19200&parity=E&stop=1,
-	// ascii:///dev/ttyUSB0 or rtu+tcp://host:port. The default port is 502.
+	// Where the devices are: tcp://host:port, tcp+tls://host:port (Modbus/TCP
+	// Security, port 802), rtu+tcp://host:port (a gateway that passes RTU frames
+	// through), rtu:///dev/ttyUSB0?baud=19200&parity=E&stop=1 or
+	// ascii:///dev/ttyUSB0. The default port is 502. The keys of a serial port are
+	// baud, parity (E, O, N), data, stop, and rs485=true with rts_high_during_send,
+	// rts_high_after_send, rts_delay_before, rts_delay_after (such as 2ms),
+	// rx_during_tx and terminate_bus.
 	Connection string `yaml:"connection" required:"true" like:"connection: tcp://127.0.0.1:502"`
-	// Longest wait for an answer.
+	// TLS of a tcp+tls connection; the files are read again at each connect. Left
+	// out: the authorities of the system, without a client certificate.
+	TLS *TLS `yaml:"tls"`
+	// Longest wait for an answer. On a serial port the time that request and answer
+	// take on the line is added; after a failure it is waited once more for what is late.
 	Timeout time.Duration `yaml:"timeout" default:"500ms" range:"10ms..1m"`
 	// Further tries after a request that was not answered.
 	Retries int `yaml:"retries" default:"1" range:"0..10"`

@@ -36,16 +36,18 @@ func mqttConfig(dataDir, http, mqttURL, broker, topic string) string {
 	}, "\n")
 }
 
-// modbusConfig is an agent that polls both units of modbus_server.py. The tag
-// ghost asks for a register that the server does not have.
-func modbusConfig(dataDir, http, modbus, broker, topic string) string {
+// modbusConfig is an agent that polls units 3 and 4 of modbus_server.py over a
+// connection; more are further lines of its section. The tag ghost asks for a
+// register that the server does not have.
+func modbusConfig(dataDir, http, connection, more, broker, topic string) string {
 	return strings.Join([]string{
 		"version: 1",
 		fmt.Sprintf("agent: { id: %s, data_dir: %q }", agentID, dataDir),
 		"sources:",
 		"  " + busName + ":",
 		"    modbus:",
-		fmt.Sprintf("      connection: %q", "tcp://"+modbus),
+		fmt.Sprintf("      connection: %q", connection),
+		more,
 		"      timeout: 500ms",
 		"      breaker: { open_after: 2, retry: 1s, max: 2s }",
 		"      profiles:",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests need on Debian 12: Java 17, Maven, Mosquitto, kcat and python3-venv from Debian,
-# the jars of Apache Kafka from Maven Central, pymodbus from PyPI. Runs as root or with sudo; a second run changes
-# nothing. Jars and venv go to $SLUICE_E2E_CACHE, default ${XDG_CACHE_HOME:-$HOME/.cache}/sluice-e2e.
+# Installs what the end-to-end tests need on Debian 12: Java 17, Maven, Mosquitto, kcat, python3-venv, socat, gcc and
+# libmodbus from Debian, the jars of Apache Kafka from Maven Central, pymodbus from PyPI. Runs as root or with sudo; a
+# second run changes nothing. Jars and venv go to $SLUICE_E2E_CACHE, default ${XDG_CACHE_HOME:-$HOME/.cache}/sluice-e2e.
 # With arguments only these Debian packages are installed.
 set -euo pipefail
 
@@ -11,7 +11,7 @@ readonly pymodbus=3.16.1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${SLUICE_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sluice-e2e}
 
-packages=(openjdk-17-jre-headless maven mosquitto kcat python3-venv)
+packages=(openjdk-17-jre-headless maven mosquitto kcat python3-venv socat gcc libc6-dev libmodbus-dev)
 [ $# = 0 ] || packages=("$@")
 
 say() { printf 'e2e install: %s\n' "$*"; }
@@ -69,11 +69,11 @@ install_jars() {
 
 install_pymodbus() {
   local dir=$cache/pymodbus-$pymodbus tmp
-  [ -x "$dir/bin/python" ] && "$dir/bin/python" -c 'import pymodbus' 2>/dev/null && { say "pymodbus is there"; return; }
+  [ -x "$dir/bin/python" ] && "$dir/bin/python" -c 'import pymodbus, serial' 2>/dev/null && { say "pymodbus is there"; return; }
   say "pymodbus $pymodbus to $dir"
   rm -rf "$dir"
   /usr/bin/python3 -m venv "$dir" || fail "python3 -m venv failed: is python3-venv installed?"
-  "$dir/bin/pip" install -q --disable-pip-version-check "pymodbus==$pymodbus" ||
+  "$dir/bin/pip" install -q --disable-pip-version-check "pymodbus[serial]==$pymodbus" ||
     { rm -rf "$dir"; fail "pip could not install pymodbus==$pymodbus: is PyPI reachable?"; }
 }
 

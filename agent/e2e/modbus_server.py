@@ -1,15 +1,21 @@
-"""A Modbus TCP server with known registers, for the end-to-end tests.
+"""A Modbus server with known registers, for the end-to-end tests.
 
-usage: modbus_server.py PORT POWER ENERGY RUNNING
+usage: modbus_server.py LINE POWER ENERGY RUNNING
 
-Unit 3 holds one value of each table, unit 4 one scaled temperature. POWER (float), ENERGY (whole number) and RUNNING
-(0 or 1) are given on the command line, so that a server started again can be told from the one before it.
+LINE is tcp:PORT, rtu+tcp:PORT, rtu:DEVICE, ascii:DEVICE, or tls:PORT:FOLDER, where the folder holds server.pem,
+server.key, and ca.pem, by which a client certificate must be signed.
+
+Unit 3 holds one value of each table, unit 4 one scaled temperature, and so do units 11 to 15. On a serial line unit 13
+is dead: what it answers is not sent. POWER (float), ENERGY (whole number) and RUNNING (0 or 1) are given on the
+command line, so that a server started again can be told from the one before it.
 """
 
 import asyncio
+import ssl
 import sys
 
-from pymodbus.server import StartAsyncTcpServer
+from pymodbus import FramerType
+from pymodbus.server import StartAsyncSerialServer, StartAsyncTcpServer, StartAsyncTlsServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 
@@ -30,19 +36,47 @@ def meter(power, energy, running):
     return SimDevice(id=3, simdata=(bits(1, running), bits(12, True), holding, energy_block))
 
 
-def probe():
-    """Unit 4: one int16 in the input registers, nothing elsewhere that is read."""
+def probe(unit):
+    """One int16 in the input registers, nothing elsewhere that is read."""
     nothing = [SimData(0, values=0, datatype=DataType.UINT16)]
     return SimDevice(
-        id=4,
+        id=unit,
         simdata=(bits(0, False), bits(0, False), nothing, [SimData(0, values=-123, datatype=DataType.INT16)]),
     )
 
 
+def unit_13_is_dead(sending, data):
+    """Drops what unit 13 sends."""
+    return b"" if sending and data[0] == 13 else data
+
+
+def server(line, devices):
+    """The server of a line, not started yet."""
+    kind, where = line.split(":", 1)
+    if kind in ("rtu", "ascii"):
+        return StartAsyncSerialServer(
+            devices,
+            framer=FramerType.RTU if kind == "rtu" else FramerType.ASCII,
+            port=where,
+            parity="N",  # a pty has none
+            trace_packet=unit_13_is_dead,
+        )
+    if kind == "tls":
+        port, folder = where.split(":", 1)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder + "/server.pem", folder + "/server.key")
+        context.load_verify_locations(folder + "/ca.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
+        return StartAsyncTlsServer(devices, address=("127.0.0.1", int(port)), sslctx=context)
+    framer = FramerType.RTU if kind == "rtu+tcp" else FramerType.SOCKET
+    return StartAsyncTcpServer(devices, address=("127.0.0.1", int(where)), framer=framer)
+
+
 def main():
-    port, power, energy, running = sys.argv[1:5]
-    devices = [meter(float(power), int(energy), running == "1"), probe()]
-    asyncio.run(StartAsyncTcpServer(devices, address=("127.0.0.1", int(port))))
+    line, power, energy, running = sys.argv[1:5]
+    devices = [meter(float(power), int(energy), running == "1")]
+    devices += [probe(unit) for unit in (4, 11, 12, 13, 14, 15)]
+    asyncio.run(server(line, devices))
 
 
 main()

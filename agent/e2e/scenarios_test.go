@@ -47,6 +47,13 @@ func TestScenarios(t *testing.T) {
 		{"mqtt-probe", mqttProbe},
 		{"mqtt-hostile-broker", mqttHostileBroker},
 		{"modbus", modbusReadings},
+		{"modbus-rtu", func(t *testing.T, k *kafka) { serialReadings(t, k, "rtu") }},
+		{"modbus-ascii", func(t *testing.T, k *kafka) { serialReadings(t, k, "ascii") }},
+		{"modbus-rtu-over-tcp", rtuOverTCP},
+		{"modbus-tls", modbusOverTLS},
+		{"modbus-libmodbus", libmodbusReadings},
+		{"modbus-port-comes-back", portComesBack},
+		{"modbus-dead-unit", deadUnitOnALine},
 		{"wrong-input", func(t *testing.T, _ *kafka) { wrongInput(t) }},
 	} {
 		t.Run(s.name, func(t *testing.T) {

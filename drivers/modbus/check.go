@@ -1,13 +1,8 @@
 package modbus
 
 import (
-	"errors"
 	"fmt"
 	"math"
-	"net"
-	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -151,27 +146,4 @@ func checkNumber(p *problems, t Tag, form format) {
 	if t.Deadband.Width > 0 {
 		p.addf("deadband is %v, but type %s is no number (allowed: 0, which sends changes)", t.Deadband.Width, t.Type)
 	}
-}
-
-// address returns host:port of a connection.
-func address(connection string) (string, error) {
-	scheme, rest, ok := strings.Cut(connection, "://")
-	if !ok {
-		return "", errors.New("connection needs a scheme (allowed: tcp://host:port)")
-	}
-	if scheme != "tcp" {
-		if slices.Contains([]string{"rtu", "ascii", "rtu+tcp", "tcp+tls"}, scheme) {
-			return "", fmt.Errorf("connection: %s is not available in this version (allowed: tcp://host:port)", scheme)
-		}
-		return "", fmt.Errorf("connection: unknown scheme %q (allowed: tcp://host:port)", scheme)
-	}
-	u, err := url.Parse("tcp://" + rest)
-	if err != nil || u.Hostname() == "" || u.User != nil || strings.TrimSuffix(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return "", errors.New("connection is not an address (allowed: tcp://host:port)")
-	}
-	port := or(u.Port(), defaultPort)
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > math.MaxUint16 {
-		return "", fmt.Errorf("connection: port is %s (allowed: 1 to %d)", port, math.MaxUint16)
-	}
-	return net.JoinHostPort(u.Hostname(), port), nil
 }

@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"time"
 
@@ -15,13 +16,15 @@ const None = -1
 // zero value of every other field is its default.
 type Config struct {
 	Name       string        // the source's name, 1 to 64 characters
-	Connection string        // tcp://host[:port]; the port's default is 502
+	Connection string        // tcp://host[:port], tcp+tls://…, rtu+tcp://…, rtu:///dev/…?key=value or ascii:///dev/…; see the README
 	Timeout    time.Duration // of one request, from its first byte to the last one of the answer; 10ms to 1m; 0: 500ms
 	Retries    int           // how often a request that failed is repeated, up to 10; 0: 1; None: not at all
 	FrameGap   time.Duration // extra silence between an answer and the next request, 0 to 10s
 	Grouping   Grouping
 	Breaker    Breaker
 	Devices    []Device // at least one; their profiles are already resolved
+
+	TLS func() (*tls.Config, error) // of tcp+tls, called at each connect, so that a certificate may change; nil: the authorities of the system
 
 	Sink        drivers.Sink        // where readings go
 	Log         *slog.Logger        // nil: discarded; the caller adds the source to its lines

@@ -25,16 +25,12 @@ func refusedSources() []refusal {
 	return []refusal{
 		{"no name", func(c *Config, _ *Device, _ *Tag) { c.Name = "" }, "name is empty"},
 		{"no sink", func(c *Config, _ *Device, _ *Tag) { c.Sink = nil }, "sink is missing"},
-		{"no scheme", func(c *Config, _ *Device, _ *Tag) { c.Connection = "10.0.0.1:502" }, "connection needs a scheme (allowed: tcp://host:port)"},
-		{"no host", func(c *Config, _ *Device, _ *Tag) { c.Connection = "tcp://:502" }, "connection is not an address"},
-		{"a path", func(c *Config, _ *Device, _ *Tag) { c.Connection = "tcp://h:502/x" }, "connection is not an address"},
-		{"a password", func(c *Config, _ *Device, _ *Tag) { c.Connection = "tcp://u:p@h:502" }, "connection is not an address"},
+		{"no scheme", func(c *Config, _ *Device, _ *Tag) { c.Connection = "10.0.0.1:502" }, "connection needs a scheme (allowed: tcp://host:port"},
+		{"no host", func(c *Config, _ *Device, _ *Tag) { c.Connection = "tcp://:502" }, "connection: not an address"},
+		{"a path", func(c *Config, _ *Device, _ *Tag) { c.Connection = "tcp://h:502/x" }, "connection: not an address"},
+		{"a password", func(c *Config, _ *Device, _ *Tag) { c.Connection = "tcp://u:p@h:502" }, "connection: not an address"},
 		{"port 0", func(c *Config, _ *Device, _ *Tag) { c.Connection = "tcp://h:0" }, "port is 0 (allowed: 1 to 65535)"},
 		{"port 65536", func(c *Config, _ *Device, _ *Tag) { c.Connection = "tcp://h:65536" }, "port is 65536 (allowed: 1 to 65535)"},
-		{"serial", func(c *Config, _ *Device, _ *Tag) { c.Connection = "rtu:///dev/ttyUSB0?baud=19200" }, "rtu is not available in this version (allowed: tcp://host:port)"},
-		{"ASCII", func(c *Config, _ *Device, _ *Tag) { c.Connection = "ascii:///dev/ttyUSB0" }, "ascii is not available in this version"},
-		{"RTU over TCP", func(c *Config, _ *Device, _ *Tag) { c.Connection = "rtu+tcp://h:502" }, "rtu+tcp is not available in this version"},
-		{"TLS", func(c *Config, _ *Device, _ *Tag) { c.Connection = "tcp+tls://h:802" }, "tcp+tls is not available in this version"},
 		{"unknown scheme", func(c *Config, _ *Device, _ *Tag) { c.Connection = "udp://h:502" }, `unknown scheme "udp"`},
 		{"time-out too short", func(c *Config, _ *Device, _ *Tag) { c.Timeout = time.Millisecond }, "timeout is 1ms (allowed: 10ms to 1m0s)"},
 		{"too many retries", func(c *Config, _ *Device, _ *Tag) { c.Retries = 11 }, "retries is 11 (allowed: 0 to 10)"},
@@ -104,20 +100,6 @@ func TestNewReportsEveryProblemAtOnce(t *testing.T) {
 	for _, want := range []string{"timeout is -1ns", "unit is -1", `type is "real"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v lacks %q", err, want)
-		}
-	}
-}
-
-func TestAddressHasThePortOfModbus(t *testing.T) {
-	for in, want := range map[string]string{
-		"tcp://10.0.0.1":     "10.0.0.1:502",
-		"tcp://plc:1502/":    "plc:1502",
-		"tcp://[fe80::1]":    "[fe80::1]:502",
-		"tcp://[::1]:1502":   "[::1]:1502",
-		"tcp://plc-1.lan:01": "plc-1.lan:01",
-	} {
-		if got, err := address(in); err != nil || got != want {
-			t.Errorf("%s: %q %v, want %q", in, got, err, want)
 		}
 	}
 }

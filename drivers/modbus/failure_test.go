@@ -96,7 +96,7 @@ func TestSilentDeviceSaysSoOnceThenEachHeartbeat(t *testing.T) {
 	}, nil)
 	sink := newMemory()
 	s := start(t, Config{
-		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 60 * time.Millisecond,
+		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 150 * time.Millisecond,
 		Breaker: Breaker{OpenAfter: 1, Retry: 10 * time.Millisecond, Max: 20 * time.Millisecond},
 		Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Heartbeat: 400 * time.Millisecond, Tags: []Tag{
 			{Name: "still", Read: "holding", At: 0, Type: "uint16", Deadband: Deadband{OnChange: true}, Heartbeat: time.Hour},
@@ -178,7 +178,7 @@ func TestDeadUnitDoesNotStarveTheOthers(t *testing.T) {
 		c.Write(dataOf(req, 0, 1))
 	}, nil)
 	sink := newMemory()
-	c := Config{Name: "bus", Connection: p.url(), Sink: sink, Timeout: 50 * time.Millisecond, Breaker: Breaker{OpenAfter: 2, Retry: time.Hour}}
+	c := Config{Name: "bus", Connection: p.url(), Sink: sink, Timeout: 150 * time.Millisecond, Breaker: Breaker{OpenAfter: 2, Retry: time.Hour}}
 	for i, unit := range []int{1, 2, 9, 9} {
 		c.Devices = append(c.Devices, Device{Name: fmt.Sprint("d", i), Unit: unit, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}})
 	}
@@ -208,7 +208,7 @@ func TestSilentAddressesAreNoSilentDevice(t *testing.T) {
 	}, nil)
 	sink := newMemory()
 	s := start(t, Config{
-		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 60 * time.Millisecond, Retries: None,
+		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 150 * time.Millisecond, Retries: None,
 		Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{
 			{Name: "mute", Read: "holding", At: 500, Type: "uint16"},
 			{Name: "well", Read: "holding", At: 0, Type: "uint16"},
@@ -237,7 +237,7 @@ func TestDeviceIsFoundAliveBehindSilentAddresses(t *testing.T) {
 	}, nil)
 	sink := newMemory()
 	start(t, Config{
-		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 60 * time.Millisecond, Retries: None,
+		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 150 * time.Millisecond, Retries: None,
 		Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{
 			{Name: "mute 1", Read: "holding", At: 0, Type: "uint16"},
 			{Name: "mute 2", Read: "holding", At: 100, Type: "uint16"},

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 
 	mb "github.com/goburrow/modbus"
 )
@@ -17,20 +18,13 @@ import (
 //	+------+------+------+------+----------+----------------------------+
 //	                     |<----------------- len bytes ---------------->|
 //
-// A request to read has the address and the count (2 bytes each) as its data;
-// an answer has the number of bytes (1 byte) and the bytes; an exception has
-// function | 0x80 and a code (1 byte).
+// pdu.go says what a PDU is.
 const (
 	headerSize = 7
-	minLength  = 2              // unit and function
-	maxLength  = 1 + 253        // unit and the largest PDU
-	maxFrame   = 6 + maxLength  // bytes
-	exception  = 0x80           // bit of the function code
-	answerData = headerSize + 2 // where the bytes of an answer begin
-	lengthEnds = headerSize - 1 // the length counts what stands behind it
-	requestLen = headerSize + 5 // of a request to read
-	codeAt     = headerSize + 1 // exception code
-	exceptLen  = headerSize + 2 // of an exception
+	lengthEnds = headerSize - 1         // the length counts what stands behind it
+	minLength  = 2                      // unit and function
+	maxLength  = 1 + maxPDU             // unit and the largest PDU
+	maxFrame   = lengthEnds + maxLength // bytes
 )
 
 // errInvalid is what an answer gets that doesn't fit its request. The
@@ -64,53 +58,100 @@ func cutFrame(buf []byte) (frame, rest []byte, err error) {
 // transaction returns the transaction id of a frame.
 func transaction(frame []byte) uint16 { return binary.BigEndian.Uint16(frame) }
 
-// checkAnswer says whether a whole frame is an answer to this request to read:
-// transaction, unit and function are the request's and there are exactly the
-// bytes that were asked for, or it is an exception to that function. Everything
-// else is errInvalid.
+// checkAnswer says whether a whole frame is an answer to this request:
+// transaction and unit are the request's, and the PDU fits. Everything else is
+// errInvalid.
 func checkAnswer(request, frame []byte) error {
-	if len(request) != requestLen {
-		return invalidf("the request has %d bytes, not %d", len(request), requestLen)
-	}
 	if got, want := transaction(frame), transaction(request); got != want {
 		return invalidf("it is for transaction %d, not %d", got, want)
 	}
-	if got, want := frame[6], request[6]; got != want {
+	if err := checkUnit(request[headerSize-1], frame[headerSize-1]); err != nil {
+		return err
+	}
+	return checkPDU(request[headerSize:], frame[headerSize:])
+}
+
+// checkUnit wants the answer to come from the unit that was asked.
+func checkUnit(want, got byte) error {
+	if got != want {
 		return invalidf("it is from unit %d, not %d", got, want)
 	}
-	asked, got := request[7], frame[7]
-	if got == asked|exception {
-		return checkException(frame)
-	}
-	if got != asked {
-		return invalidf("it is for function %d, not %d", got, asked)
-	}
-	want := answerBytes(asked, int(binary.BigEndian.Uint16(request[10:])))
-	if len(frame) < answerData || len(frame) != answerData+int(frame[8]) {
-		return invalidf("its byte count doesn't match its length")
-	}
-	if int(frame[8]) != want {
-		return invalidf("it has %d bytes of data, not %d", frame[8], want)
-	}
 	return nil
 }
 
-// checkException accepts an exception with a code and nothing else.
-func checkException(frame []byte) error {
-	if len(frame) != exceptLen {
-		return invalidf("an exception of %d bytes, not %d", len(frame), exceptLen)
-	}
-	if frame[codeAt] == 0 {
-		return invalidf("an exception without a code")
-	}
-	return nil
+// framing makes frames of requests and finds answers in what comes back. The
+// embedded library encodes and decodes them.
+type framing interface {
+	mb.Packager
+	// to sets the unit that Encode makes requests for.
+	to(unit byte)
+	// fresh is called when a connection is new.
+	fresh()
+	// stamp makes the request one of its own, where the form has a number for that.
+	stamp(request []byte)
+	// size returns the bytes of a frame, by those of its PDU.
+	size(pdu int) int
+	// cut returns the frame that answers the request and what follows it. While
+	// bytes of it are missing the frame is nil, and rest is what is still needed
+	// of buf. What can't become a frame is errInvalid.
+	cut(request, buf []byte) (frame, rest []byte, err error)
+	// check says whether a frame that was cut answers the request; if not it is
+	// errInvalid.
+	check(request, frame []byte) error
 }
 
-// answerBytes returns how many bytes an answer holds: a byte for each 8 bits
-// begun, or two for each register (Modbus Application Protocol V1.1b3 §6.1–6.4).
-func answerBytes(function byte, count int) int {
-	if function == mb.FuncCodeReadCoils || function == mb.FuncCodeReadDiscreteInputs {
-		return (count + 7) / 8
-	}
-	return 2 * count
+// tcpFraming is the framing of Modbus TCP.
+type tcpFraming struct {
+	*mb.TCPClientHandler        // for its Encode, Verify and Decode only
+	last                 uint16 // transaction of the last request
+	sent                 bool   // on this connection
+	span                 int    // from its first transaction to the last one
 }
+
+func newTCPFraming() *tcpFraming { return &tcpFraming{TCPClientHandler: mb.NewTCPClientHandler("")} }
+
+func (f *tcpFraming) to(unit byte) { f.SlaveId = unit }
+
+// fresh doesn't count from 1 on, as every program does: what a gateway still
+// has for somebody else must not fit by chance.
+func (f *tcpFraming) fresh() { f.last, f.sent, f.span = uint16(rand.Uint32()), false, 0 }
+
+// Transactions are counted in steps that nobody can foretell, so that an answer
+// which comes before its request doesn't fit it. What lies further back than
+// maxSpan could be one of either side, since the numbers wrap around.
+const (
+	maxStep = 1024
+	maxSpan = 1 << 15
+)
+
+// stamp works in place, since the library compares the answer with these bytes.
+func (f *tcpFraming) stamp(request []byte) {
+	step := 1 + rand.IntN(maxStep)
+	f.last += uint16(step)
+	if f.sent {
+		f.span = min(f.span+step, maxSpan)
+	}
+	f.sent = true
+	binary.BigEndian.PutUint16(request, f.last)
+}
+
+func (f *tcpFraming) size(pdu int) int { return headerSize + pdu }
+
+func (f *tcpFraming) cut(_, buf []byte) (frame, rest []byte, err error) {
+	for {
+		frame, rest, err = cutFrame(buf)
+		if err != nil || frame == nil || !f.older(frame) {
+			return frame, rest, err
+		}
+		buf = rest
+	}
+}
+
+// older says that a frame answers an earlier request of this connection: a
+// doubled answer, which is no reason for doubt in what follows.
+func (f *tcpFraming) older(frame []byte) bool {
+	age := int(f.last - transaction(frame))
+	return age > 0 && age <= f.span
+}
+
+func (f *tcpFraming) check(request, frame []byte) error { return checkAnswer(request, frame) }

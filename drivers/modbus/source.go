@@ -1,15 +1,15 @@
-// Package modbus reads Modbus TCP devices: it polls their registers, turns them
-// into values and hands readings to a sink.
+// Package modbus reads Modbus devices over TCP, TLS or a serial line: it polls
+// their registers, turns them into values and hands readings to a sink.
 //
 // It never reports a wrong value knowingly: an answer is believed only if
-// transaction, unit, function and byte count are those of the request and
-// nothing follows it. On any doubt the connection is closed and made anew, so
-// that a late answer dies with it, and the tags are reported as bad with the
-// reason.
+// transaction, unit, function and byte count are those of the request, its check
+// sum is right and nothing follows it. On any doubt the connection is closed and
+// made anew, or a serial line is emptied for as long as a request may take, so
+// that a late answer dies, and the tags are reported as bad with the reason.
 //
 // The parts, in the order in which a value passes them: schedule.go says which
 // group of tags is due; plan.go has merged it into requests; poll.go sends them;
-// transport_tcp.go and frame.go bring the answers; decode.go and number.go make
+// transport_link.go and the frame files bring the answers; decode.go and number.go make
 // values; reading.go leaves out what a deadband suppresses and writes the JSON.
 // breaker.go keeps units that don't answer from taking the others' time.
 package modbus
@@ -63,13 +63,16 @@ func New(c Config) (*Source, error) {
 	c = c.withDefaults()
 	var p problems
 	checkConfig(&p, c)
-	addr, err := address(c.Connection)
+	to, err := parseConnection(c.Connection)
 	if err != nil {
 		p = append(p, err)
+	} else {
+		checkUnits(&p, to, c.Devices)
 	}
+	to.tls = c.TLS
 	s := &Source{
 		name: c.Name, retries: c.Retries, limits: c.Grouping, sink: c.Sink, observe: c.ObservePoll,
-		link: newLink(addr, c.Timeout, c.FrameGap, c.Breaker.Retry),
+		link: newLink(to, c.Timeout, c.FrameGap, c.Breaker.Retry),
 		log:  newCalmLog(c.Log),
 	}
 	s.addDevices(&p, c)

@@ -136,6 +136,12 @@ func newPeer(t *testing.T, answer func(c net.Conn, n int, req []byte), accepted 
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newPeerOn(t, listener, answer, accepted)
+}
+
+// newPeerOn is newPeer with a listener of the test's.
+func newPeerOn(t *testing.T, listener net.Listener, answer func(c net.Conn, n int, req []byte), accepted func(c net.Conn)) *peer {
+	t.Helper()
 	p := &peer{listener: listener, answer: answer, accepted: accepted}
 	p.wg.Add(1)
 	go p.serve()

@@ -11,7 +11,7 @@ import (
 
 func TestConnectsThatFailAreSpacedOut(t *testing.T) {
 	const longest = 300 * time.Millisecond
-	l := newLink(freeAddress(t), time.Second, 0, longest)
+	l := newLink(connection{scheme: schemeTCP, address: freeAddress(t)}, time.Second, 0, longest)
 	read := func() error {
 		_, err := l.read(context.Background(), 1, tables["holding"], 0, 1)
 		return err
@@ -34,7 +34,7 @@ func TestConnectsThatFailAreSpacedOut(t *testing.T) {
 
 func TestReadEndsWithItsContext(t *testing.T) {
 	p := newPeer(t, func(net.Conn, int, []byte) {}, nil)
-	l := newLink(p.listener.Addr().String(), time.Hour, 0, time.Second)
+	l := newLink(connection{scheme: schemeTCP, address: p.listener.Addr().String()}, time.Hour, 0, time.Second)
 	defer l.close()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
