@@ -96,6 +96,12 @@ func (s tappedSink) Append(ctx context.Context, e drivers.Event, done func(error
 	})
 }
 
+// Room implements drivers.Roomy.
+func (s tappedSink) Room(class string) bool {
+	roomy, ok := s.Sink.(drivers.Roomy)
+	return !ok || roomy.Room(class)
+}
+
 // tappedLog shows what an uplink reads in order to send it.
 type tappedLog struct {
 	*buffer.Reader

@@ -133,7 +133,7 @@ func TestALastingConnectionSaysOnceThatItsCertificateIsBad(t *testing.T) {
 	for range 3 {
 		wantTLS(t, lasting, old, old)
 	}
-	if got := log.String(); strings.Count(got, "the one read before stays in use") != 1 || !strings.Contains(got, "cert.pem") {
+	if got := log.String(); strings.Count(got, "what was read before stays in use") != 1 || !strings.Contains(got, "cert.pem") {
 		t.Errorf("the log says %q", got)
 	}
 	fresh := newIdentity(t, "new")

@@ -181,7 +181,7 @@ func (a *Agent) modbusSource(name string, c *config.Modbus) (*modbus.Source, err
 	if err != nil {
 		return nil, err
 	}
-	m.Sink, m.ObservePoll = a.sink(), a.meters.poll(name)
+	m.Sink, m.ObservePoll, m.StateDir = a.sink(), a.meters.poll(name), filepath.Join(a.cfg.Agent.DataDir, "modbus")
 	return modbus.New(m)
 }
 
@@ -202,18 +202,30 @@ func modbusConfig(name string, c *config.Modbus, log *slog.Logger) (modbus.Confi
 	}
 	for i := range c.Devices {
 		d := &c.Devices[i]
-		dev := modbus.Device{Name: d.Name, Unit: d.Unit, Every: d.Every, Class: d.Class, Heartbeat: d.Heartbeat}
+		limits := c.Limits(d)
+		dev := modbus.Device{Name: d.Name, Unit: d.Unit, Every: d.Every, Class: d.Class, Heartbeat: d.Heartbeat,
+			Grouping: modbus.Grouping{MaxGap: orNone(limits.MaxGap), MaxRegisters: limits.MaxRegisters, MaxBits: limits.MaxBits}}
 		for _, t := range c.Resolve(d) {
-			tag := modbus.Tag{Name: t.Name, Read: t.Read, At: t.At, Base: t.Base, Type: t.Type, Order: t.ByteOrder, Scale: t.Scale,
-				Offset: t.Offset, Length: t.Length, Unit: t.Unit, Heartbeat: t.Heartbeat, Every: t.Every, Class: t.Class}
-			if t.Deadband != nil {
-				tag.Deadband = modbus.Deadband{Width: t.Deadband.Value, Percent: t.Deadband.Percent, OnChange: t.Deadband.Value == 0}
-			}
-			dev.Tags = append(dev.Tags, tag)
+			dev.Tags = append(dev.Tags, modbusTag(&t))
 		}
 		m.Devices = append(m.Devices, dev)
 	}
 	return m, nil
+}
+
+func modbusTag(t *config.ResolvedTag) modbus.Tag {
+	tag := modbus.Tag{Name: t.Name, Read: t.Read, At: t.At, Base: t.Base, Type: t.Type, Order: t.ByteOrder, Scale: t.Scale,
+		Offset: t.Offset, Length: t.Length, Unit: t.Unit, Bit: t.Bit, Map: t.Words(), Heartbeat: t.Heartbeat, Every: t.Every, Class: t.Class}
+	if low, high, ok := t.BitRange(); ok {
+		tag.Bits = &modbus.BitRange{Low: low, High: high}
+	}
+	if t.Deadband != nil {
+		tag.Deadband = modbus.Deadband{Width: t.Deadband.Value, Percent: t.Deadband.Percent, OnChange: t.Deadband.Value == 0}
+	}
+	if w := t.Write; w != nil {
+		tag.Write = &modbus.Write{Min: w.Min, Max: w.Max, Expire: w.Expire}
+	}
+	return tag
 }
 
 func orNone(n int) int {

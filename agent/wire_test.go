@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"sluice/agent/config"
 	"sluice/buffer"
 	"sluice/drivers"
+	"sluice/drivers/modbus"
 	"sluice/drivers/mqtt"
 )
 
@@ -50,6 +52,65 @@ func TestTheBufferGetsWhatTheConfigSays(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the buffer gets\n%+v, want\n%+v", got, want)
+	}
+}
+
+const modbusWired = `version: 1
+uplinks: { k: { kafka: { brokers: [ "h:9092" ] } } }
+sources:
+  b:
+    modbus:
+      connection: "tcp://h"
+      retries: 0
+      grouping: { max_gap: 4, max_registers: 100 }
+      profiles:
+        p:
+          base: 1
+          grouping: { max_gap: 0, max_bits: 8 }
+          tags:
+            flag:  { read: holding, at: 1, type: bool, bit: 3 }
+            state: { read: holding, at: 1, bits: 4-7, map: { 0: off, 0x2: run } }
+            door:  { read: coil, at: 1, map: { 0: closed, 1: open }, write: {} }
+            limit: { read: holding, at: 2, type: bcd32, byte_order: CDAB, scale: 0.1, deadband: 1%, write: { min: -0.5, max: 10, expire: 1m } }
+      devices:
+        d: { unit: 1, profile: p, every: 2s }
+        e: { unit: 2, tags: { t: { read: coil, at: 1 } } }
+`
+
+// TestADriverGetsWhatTheConfigSays has the driver check what the config let pass.
+func TestADriverGetsWhatTheConfigSays(t *testing.T) {
+	cfg, err := config.Parse("c.yaml", []byte(modbusWired), config.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := modbusConfig("b", cfg.Sources[0].Modbus, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Sink = &buffer.Buffer{}
+	if _, err := modbus.New(m); err != nil {
+		t.Fatal(err)
+	}
+	three, low, high := 3, -0.5, 10.0
+	common := func(x modbus.Tag) modbus.Tag {
+		x.Base, x.Every, x.Heartbeat, x.Class = 1, 2*time.Second, time.Minute, "process"
+		x.Order, x.Scale = cmp.Or(x.Order, "ABCD"), cmp.Or(x.Scale, 1)
+		return x
+	}
+	want := modbus.Device{Name: "d", Unit: 1, Every: 2 * time.Second, Class: "process", Heartbeat: time.Minute,
+		Grouping: modbus.Grouping{MaxGap: modbus.None, MaxRegisters: 100, MaxBits: 8},
+		Tags: []modbus.Tag{
+			common(modbus.Tag{Name: "flag", Read: "holding", At: 1, Type: "uint16", Bit: &three}),
+			common(modbus.Tag{Name: "state", Read: "holding", At: 1, Type: "uint16", Bits: &modbus.BitRange{Low: 4, High: 7}, Map: map[int64]string{0: "off", 2: "run"}}),
+			common(modbus.Tag{Name: "door", Read: "coil", At: 1, Type: "bool", Map: map[int64]string{0: "closed", 1: "open"}, Write: &modbus.Write{Expire: 10 * time.Second}}),
+			common(modbus.Tag{Name: "limit", Read: "holding", At: 2, Type: "bcd32", Order: "CDAB", Scale: 0.1, Deadband: modbus.Deadband{Width: 1, Percent: true},
+				Write: &modbus.Write{Min: &low, Max: &high, Expire: time.Minute}}),
+		}}
+	if !reflect.DeepEqual(m.Devices[0], want) {
+		t.Errorf("got  %+v\nwant %+v", m.Devices[0], want)
+	}
+	if g := m.Devices[1].Grouping; g != (modbus.Grouping{MaxGap: 4, MaxRegisters: 100, MaxBits: 2000}) || m.Retries != modbus.None {
+		t.Errorf("grouping %+v, retries %d", g, m.Retries)
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package drivers holds the three small types that every source shares: the
-// Event it takes, the Sink it hands events to, and the Driver that runs it.
+// Package drivers holds the small types that every source shares: the Event it
+// takes, the Sink it hands events to (some are Roomy), and the Driver that runs it.
 //
 // The drivers themselves live in sub-packages (mqtt, modbus). A driver imports
 // this package, packages of its own below it (mqtt/sparkplug), and nothing else
@@ -55,6 +55,15 @@ type Sink interface {
 	//
 	// Append may be called by many goroutines at once.
 	Append(ctx context.Context, e Event, done func(error)) error
+}
+
+// Roomy is a Sink that can say beforehand whether it would take an event now, for
+// sources that can do without reading one.
+type Roomy interface {
+	// Room reports whether the class is not full. It does not block and may be
+	// called by many goroutines at once. It promises nothing: an Append that
+	// follows may block all the same.
+	Room(class string) bool
 }
 
 // Driver reads one source and hands what it takes to its Sink.

@@ -19,8 +19,6 @@ type refusal struct {
 var unavailable = []refusal{
 	{"Config.Pipeline", nil, "leave it out"},
 	{"Config.Remote", nil, "leave it out"},
-	{"Tag.Map", nil, "leave it out"},
-	{"Tag.Bit", nil, "leave it out"},
 	{"Uplink.Failover", nil, "leave it out, or list both uplinks: each gets everything"},
 	{"Kafka.Delivery", []string{"exactly_once"}, ""},
 	{"Kafka.MaxRate", nil, "0"},

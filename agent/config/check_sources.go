@@ -2,8 +2,6 @@ package config
 
 import (
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
 	"unicode"
 )
@@ -95,7 +93,7 @@ func (d *decoder) checkModbus(m *Modbus, path string) {
 	for i := range m.Profiles {
 		p := &m.Profiles[i]
 		for j := range p.Tags {
-			d.checkTag(&p.Tags[j], m, p.Base, join(path+".profiles", p.Name)+".tags")
+			d.checkTag(&p.Tags[j], m.limits(p), p.Base, join(path+".profiles", p.Name)+".tags")
 		}
 	}
 	for i := range m.Devices {
@@ -118,80 +116,7 @@ func (d *decoder) checkDevice(m *Modbus, dev *Device, path string) {
 		base = *dev.Base
 	}
 	for i := range dev.Tags {
-		d.checkTag(&dev.Tags[i], m, base, path+".tags")
+		d.checkTag(&dev.Tags[i], m.limits(profile), base, path+".tags")
 	}
 	d.checkClassName(path+".class", dev.Class)
-}
-
-// checkTag checks that the keys of a tag go together. path is that of its list.
-func (d *decoder) checkTag(t *Tag, m *Modbus, base int, path string) {
-	path = join(path, t.Name)
-	d.checkClassName(path+".class", t.Class)
-	if d.bad[path+".read"] || d.bad[path+".type"] || t.Read == "" {
-		return
-	}
-	bits := t.Read == "coil" || t.Read == "discrete"
-	long := t.Type == "string" || t.Type == "bytes"
-	switch {
-	case t.Type == "":
-		d.wrong(path+".type", "is missing", "int16, uint16, float32, …: "+t.Read+" registers need a type")
-		return
-	case bits && t.Type != "bool":
-		d.wrong(path+".type", fmt.Sprintf("%s cannot be read from a %s", t.Type, t.Read), "bool")
-		return
-	case !bits && t.Type == "bool":
-		d.wrong(path+".type", fmt.Sprintf("bool cannot be read from a register (%s)", t.Read), "read: coil or discrete, or a number type")
-		return
-	case long && t.Length == 0:
-		d.wrong(path+".length", "is missing", "the number of registers, 1 to 125")
-	case !long && t.Length != 0:
-		d.wrong(path+".length", "is only for string and bytes", "leave it out")
-	}
-	d.checkTagPlace(t, m, base, path)
-	d.checkTagNumber(t, path)
-}
-
-// checkTagPlace checks that the tag lies in its table and fits one request.
-func (d *decoder) checkTagPlace(t *Tag, m *Modbus, base int, path string) {
-	n := t.registers()
-	if base > 1 || base < 0 || d.bad[path+".length"] {
-		return // said already
-	}
-	if t.At < base || t.At-base+n > 65536 {
-		d.wrong(path+".at", fmt.Sprintf("%s is out of range for base %d", d.show(path+".at", strconv.Itoa(t.At)), base), fmt.Sprintf("%d to %d", base, 65536-n+base))
-	}
-	if t.Type != "bool" && n > m.Grouping.MaxRegisters {
-		d.wrong(path, fmt.Sprintf("needs %d registers in one request", n), fmt.Sprintf("grouping.max_registers, %d, or fewer", m.Grouping.MaxRegisters))
-	}
-}
-
-// registers is the number of registers, or bits, that the tag takes.
-func (t *Tag) registers() int {
-	switch {
-	case t.Type == "string" || t.Type == "bytes":
-		return t.Length
-	case strings.HasSuffix(t.Type, "64"):
-		return 4
-	case strings.HasSuffix(t.Type, "32"):
-		return 2
-	}
-	return 1
-}
-
-// checkTagNumber refuses arithmetic on what is no number.
-func (d *decoder) checkTagNumber(t *Tag, path string) {
-	if t.Scale == 0 {
-		d.wrong(path+".scale", "is 0, which would make every value the same", "any other number")
-	}
-	if !slices.Contains([]string{"bool", "string", "bytes"}, t.Type) {
-		return
-	}
-	for _, f := range []struct {
-		key string
-		set bool
-	}{{"scale", t.Scale != 1}, {"offset", t.Offset != 0}, {"deadband", t.Deadband != nil && t.Deadband.Value > 0}} {
-		if f.set {
-			d.wrong(join(path, f.key), "is only for numbers, and the type is "+t.Type, "leave it out")
-		}
-	}
 }

@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Source is one thing that is read. It has exactly one of MQTT and Modbus.
 type Source struct {
@@ -99,6 +103,16 @@ type Grouping struct {
 	MaxBits int `yaml:"max_bits" default:"2000" range:"1..2000"`
 }
 
+// OwnGrouping bounds one request to the devices of a profile.
+type OwnGrouping struct {
+	// Unused registers or bits that are read along to save a request.
+	MaxGap *int `yaml:"max_gap,inherit" range:"0..2000"`
+	// Registers in one request.
+	MaxRegisters *int `yaml:"max_registers,inherit" range:"1..125"`
+	// Coils or discrete inputs in one request.
+	MaxBits *int `yaml:"max_bits,inherit" range:"1..2000"`
+}
+
 // Breaker leaves a dead unit alone, so that it doesn't hold up the others.
 type Breaker struct {
 	// Failed polls in a row before the unit is left alone. 0: it never is.
@@ -118,6 +132,8 @@ type Profile struct {
 	ByteOrder string `yaml:"byte_order" default:"ABCD" enum:"ABCD|DCBA|BADC|CDAB"`
 	// What the manual's addresses start from.
 	Base int `yaml:"base" default:"0" range:"0..1"`
+	// Limits of these devices. A key that is left out is the connection's.
+	Grouping *OwnGrouping `yaml:"grouping,inherit"`
 	// The values to read, by name.
 	Tags []Tag `yaml:"tags,named,free" required:"true" like:"tags: { power: { read: holding, at: 3059, type: float32 } }"`
 }
@@ -151,8 +167,9 @@ type Tag struct {
 	Read string `yaml:"read" required:"true" enum:"holding|input|coil|discrete"`
 	// Address of its first register or bit.
 	At int `yaml:"at" required:"true" range:"0..65536"`
-	// How its registers are read. Needed for holding and input; coil and discrete are bool.
-	Type string `yaml:"type,inherit" enum:"bool|int8|uint8|int16|uint16|int32|uint32|int64|uint64|float16|float32|float64|string|bytes"`
+	// How its registers are read. Needed for holding and input, but with bit or
+	// bits, where it is uint16; coil and discrete are bool.
+	Type string `yaml:"type,inherit" enum:"bool|int8|uint8|int16|uint16|int32|uint32|int64|uint64|bcd16|bcd32|float16|float32|float64|string|bytes"`
 	// Byte order of this tag. Left out: that of the profile or device.
 	ByteOrder string `yaml:"byte_order,inherit" enum:"ABCD|DCBA|BADC|CDAB"`
 	// Registers of a string or bytes.
@@ -173,10 +190,28 @@ type Tag struct {
 	Every time.Duration `yaml:"every,inherit" range:"10ms..24h"`
 	// Class; its own makes an event of its own. Left out: the device's.
 	Class string `yaml:"class,inherit"`
-	// Words for numbers.
-	Map map[string]string `yaml:"map"`
-	// Number of the one bit to take, 0 the least significant.
+	// Takes one bit of a register value, 0 the least significant; the value is
+	// true or false.
 	Bit *int `yaml:"bit" range:"0..63"`
+	// Takes the number in these bits of a register value, LOW-HIGH, 0 the least
+	// significant. With int16, int32 or int64 the highest one is the sign.
+	Bits string `yaml:"bits" like:"bits: 4-7"`
+	// Words for raw numbers; of a bool 0 and 1. The value is the word. A number
+	// without one makes the tag bad, with the reason unmapped-NUMBER.
+	Map map[string]string `yaml:"map" like:"map: { 0: off, 1: run }"`
+	// Declares that the tag may be written, and within which bounds. Left out: it
+	// may not.
+	Write *Write `yaml:"write,inherit"`
+}
+
+// Write bounds what may be written to a tag of holding registers or coils.
+type Write struct {
+	// Smallest value, scaled. Needed for numbers; not for bool and with a map.
+	Min *float64 `yaml:"min,inherit"`
+	// Largest value, scaled.
+	Max *float64 `yaml:"max,inherit"`
+	// A request that is older than this is refused.
+	Expire time.Duration `yaml:"expire" default:"10s" range:"100ms..24h"`
 }
 
 // ResolvedTag is a tag with everything that it inherits filled in.
@@ -229,10 +264,75 @@ func (t Tag) resolve(d *Device, order string, base int) ResolvedTag {
 	if t.Heartbeat == 0 {
 		t.Heartbeat = d.Heartbeat
 	}
-	if t.Type == "" {
-		t.Type = "bool"
-	}
+	t.Type = t.wholeType()
 	return ResolvedTag{Tag: t, Base: base}
+}
+
+// wholeType is the type of the value that is read, of which bit or bits take a part.
+func (t *Tag) wholeType() string {
+	switch {
+	case !t.readsBits() && (t.Bit != nil && (t.Type == "" || t.Type == "bool") || t.Bits != "" && t.Type == ""):
+		return "uint16"
+	case t.Type == "":
+		return "bool"
+	}
+	return t.Type
+}
+
+// readsBits says whether the tag's table holds bits, not registers.
+func (t *Tag) readsBits() bool { return t.Read == "coil" || t.Read == "discrete" }
+
+// Limits are the bounds of one request to d: its profile's, else the connection's.
+func (m *Modbus) Limits(d *Device) Grouping {
+	return m.limits(find(m.Profiles, func(p *Profile) bool { return p.Name == d.Profile }))
+}
+
+// limits are the bounds of one request to the devices of p, which may be nil.
+func (m *Modbus) limits(p *Profile) Grouping {
+	g := m.Grouping
+	if p == nil || p.Grouping == nil {
+		return g
+	}
+	for _, f := range []struct{ own, whole *int }{{p.Grouping.MaxGap, &g.MaxGap}, {p.Grouping.MaxRegisters, &g.MaxRegisters}, {p.Grouping.MaxBits, &g.MaxBits}} {
+		if f.own != nil {
+			*f.whole = *f.own
+		}
+	}
+	return g
+}
+
+// BitRange reads LOW-HIGH; false where it is something else.
+func (t *Tag) BitRange() (low, high int, ok bool) {
+	a, b, found := strings.Cut(t.Bits, "-")
+	low, err1 := parseInt(a)
+	high, err2 := parseInt(b)
+	return low, high, found && err1 == nil && err2 == nil && low >= 0 && low <= high && high <= 63
+}
+
+// Words is the map by numbers. The tag must have come from Load without problems.
+func (t *Tag) Words() map[int64]string {
+	if len(t.Map) == 0 {
+		return nil
+	}
+	words := map[int64]string{}
+	for key, word := range t.Map {
+		if n, err := parseRaw(key); err == nil {
+			words[n] = word
+		}
+	}
+	return words
+}
+
+// parseRaw reads the number of a word, decimal or with 0x.
+func parseRaw(key string) (int64, error) {
+	if hex, ok := strings.CutPrefix(key, "0x"); ok {
+		return strconv.ParseInt(hex, 16, 64)
+	}
+	n, err := strconv.ParseInt(key, 10, 64)
+	if err == nil && strconv.FormatInt(n, 10) != key {
+		return 0, strconv.ErrSyntax
+	}
+	return n, err
 }
 
 // find returns the first element that ok accepts, nil if there is none.

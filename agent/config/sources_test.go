@@ -89,12 +89,64 @@ func TestDeadbandForms(t *testing.T) {
 	}
 }
 
+const tagsText = `version: 1
+uplinks: { k: { kafka: { brokers: [ "h:9092" ] } } }
+sources:
+  b:
+    modbus:
+      connection: "tcp://h"
+      grouping: { max_gap: 4, max_registers: 100 }
+      profiles:
+        p:
+          grouping: { max_gap: 0, max_bits: 8 }
+          tags:
+            flag:  { read: holding, at: 1, type: bool, bit: 3 }
+            state: { read: holding, at: 1, bits: 4-7, map: { 0: off, 0x2: run, 15: "on" } }
+            wide:  { read: holding, at: 1, type: int32, bits: 0-11 }
+            door:  { read: coil, at: 1, map: { 0: closed, 1: open }, write: {} }
+            limit: { read: holding, at: 2, type: bcd32, scale: 0.1, write: { min: -0.5, max: 10, expire: 1m } }
+      devices:
+        d: { unit: 1, profile: p }
+        e: { unit: 2, tags: { t: { read: coil, at: 1 } } }
+`
+
+func TestTagsOfRegisters(t *testing.T) {
+	m := mustParse(t, tagsText).Sources[0].Modbus
+	if got := m.Limits(&m.Devices[0]); got != (Grouping{0, 100, 8}) {
+		t.Errorf("the limits of the profile are %+v", got)
+	}
+	if got := m.Limits(&m.Devices[1]); got != (Grouping{4, 100, 2000}) {
+		t.Errorf("the limits of the connection are %+v", got)
+	}
+	tags := m.Resolve(&m.Devices[0])
+	var kinds []string
+	for i := range tags {
+		kinds = append(kinds, tags[i].Type)
+	}
+	if got := strings.Join(kinds, " "); got != "uint16 uint16 int32 bool bcd32" {
+		t.Errorf("types %s", got)
+	}
+	if low, high, ok := tags[1].BitRange(); low != 4 || high != 7 || !ok {
+		t.Errorf("bits %d to %d, %v", low, high, ok)
+	}
+	if got := tags[1].Words(); !reflect.DeepEqual(got, map[int64]string{0: "off", 2: "run", 15: "on"}) {
+		t.Errorf("words %v", got)
+	}
+	if w := tags[3].Write; w == nil || w.Min != nil || w.Expire != 10*time.Second {
+		t.Errorf("write of a coil %+v", w)
+	}
+	if w := tags[4].Write; w == nil || *w.Min != -0.5 || *w.Max != 10 || w.Expire != time.Minute {
+		t.Errorf("write of a number %+v", w)
+	}
+}
+
 // TestPrintedConfigsReadBack covers values that YAML could take for others.
 func TestPrintedConfigsReadBack(t *testing.T) {
 	for name, text := range map[string]string{
 		"smallest": minimal,
 		"modbus":   resolveText,
 		"a ladder": ladderText,
+		"tags":     tagsText,
 		"secrets":  withSecret("${file:/run/secrets/mqtt}"),
 		"odd texts": minimal + `agent: { labels: { a: "true", b: "1.10", c: 1.10, d: "", e: "null", f: "- x", g: "a: b", h: "#", i: "$${x}", j: "é\"\\/", k: no, l: "0x1", m: "~", n: "{", "true": "*a", "7": "!b", o: " x ", p: "\u2028\u00a0" } }
 observe: { http: "" }

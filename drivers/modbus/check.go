@@ -46,9 +46,7 @@ func checkConfig(p *problems, c Config) {
 	between(p, "timeout", c.Timeout, 10*time.Millisecond, time.Minute)
 	between(p, "retries", c.Retries, 0, 10)
 	between(p, "frame_gap", c.FrameGap, 0, 10*time.Second)
-	between(p, "grouping.max_gap", c.Grouping.MaxGap, 0, maxBits)
-	between(p, "grouping.max_registers", c.Grouping.MaxRegisters, 1, maxRegisters)
-	between(p, "grouping.max_bits", c.Grouping.MaxBits, 1, maxBits)
+	checkGrouping(p, c.Grouping)
 	between(p, "breaker.open_after", c.Breaker.OpenAfter, 0, 1000)
 	between(p, "breaker.retry", c.Breaker.Retry, 10*time.Millisecond, time.Hour)
 	between(p, "breaker.max", c.Breaker.Max, c.Breaker.Retry, 24*time.Hour)
@@ -71,6 +69,13 @@ func checkDevice(p *problems, d Device, seen map[string]bool) {
 	}
 }
 
+// checkGrouping checks limits that have their defaults.
+func checkGrouping(p *problems, g Grouping) {
+	between(p, "grouping.max_gap", g.MaxGap, 0, maxBits)
+	between(p, "grouping.max_registers", g.MaxRegisters, 1, maxRegisters)
+	between(p, "grouping.max_bits", g.MaxBits, 1, maxBits)
+}
+
 // checkTag checks a tag whose defaults are set. limits are the source's.
 func checkTag(p *problems, t Tag, limits Grouping) {
 	area, known := tables[t.Read]
@@ -84,7 +89,7 @@ func checkTag(p *problems, t Tag, limits Grouping) {
 		return
 	}
 	if area.bits() != (form.kind == kindBool) {
-		p.addf("type %s can't be read from %s (coil and discrete hold bool, holding and input the other types)", t.Type, t.Read)
+		p.addf("type %s can't be read from %s (coil and discrete hold bool, holding and input the other types, and bool with a bit)", t.Type, t.Read)
 		return
 	}
 	if _, known := orders[t.Order]; !known {
@@ -92,6 +97,9 @@ func checkTag(p *problems, t Tag, limits Grouping) {
 	}
 	checkPlace(p, t, form, limits)
 	checkNumber(p, t, form)
+	checkPart(p, t, form)
+	checkMap(p, t, form)
+	checkWrite(p, t, form)
 }
 
 // checkTimes checks what a tag sets itself; 0 is taken from its device, which
@@ -137,8 +145,11 @@ func checkNumber(p *problems, t Tag, form format) {
 	if t.Deadband.Width < 0 {
 		p.addf("deadband is %v (allowed: 0 or more)", t.Deadband.Width)
 	}
-	if form.numeric() {
+	if form.numeric() && t.Bit == nil {
 		return
+	}
+	if t.Bit != nil {
+		t.Type = "bool"
 	}
 	if t.Scale != 1 || t.Offset != 0 {
 		p.addf("scale and offset make no sense with type %s (only with numbers)", t.Type)

@@ -24,9 +24,10 @@ type Config struct {
 	Breaker    Breaker
 	Devices    []Device // at least one; their profiles are already resolved
 
-	TLS func() (*tls.Config, error) // of tcp+tls, called at each connect, so that a certificate may change; nil: the authorities of the system
+	TLS      func() (*tls.Config, error) // of tcp+tls, called at each connect, so that a certificate may change; nil: the authorities of the system
+	StateDir string                      // where the addresses that devices refuse are remembered, in NAME.json; made if needed; empty: they are not
 
-	Sink        drivers.Sink        // where readings go
+	Sink        drivers.Sink        // where readings go; polls of a class are held while it is a drivers.Roomy that has no room for it
 	Log         *slog.Logger        // nil: discarded; the caller adds the source to its lines
 	ObservePoll func(time.Duration) // called from Run's goroutine after each poll with its duration; may be nil
 }
@@ -36,6 +37,11 @@ type Grouping struct {
 	MaxGap       int // registers (or bits) that are read though nobody asked, between two tags; up to 2000; 0: 16; None: no gap
 	MaxRegisters int // of one request, 1 to 125; 0: 125
 	MaxBits      int // of one request, 1 to 2000; 0: 2000
+}
+
+// or fills in what g leaves out from limits that have their defaults.
+func (g Grouping) or(whole Grouping) Grouping {
+	return Grouping{orNone(g.MaxGap, whole.MaxGap), or(g.MaxRegisters, whole.MaxRegisters), or(g.MaxBits, whole.MaxBits)}
 }
 
 // Breaker stops polling a unit that doesn't answer, so that waiting for it does
@@ -53,6 +59,7 @@ type Device struct {
 	Every     time.Duration // interval of its polls, 10ms to 24h; 0: 1s
 	Class     string        // class of its readings; empty: process
 	Heartbeat time.Duration // while it doesn't answer one reading says so each heartbeat, 100ms to 24h; 0: 1m
+	Grouping  Grouping      // limits of its own; a field that is 0 is the source's
 	Tags      []Tag         // at least one; readings keep this order
 }
 
@@ -62,17 +69,32 @@ type Tag struct {
 	Read   string  // holding, input, coil or discrete
 	At     int     // the address as the manual gives it
 	Base   int     // what the manual's addresses start from, 0 or 1
-	Type   string  // bool, int8 … uint64, float16, float32, float64, string, bytes; coil and discrete: bool, which may be left out
+	Type   string  // bool, int8 … uint64, bcd16, bcd32, float16, float32, float64, string, bytes; coil and discrete: bool, which may be left out; with Bit or Bits: uint16 if left out
 	Order  string  // ABCD, DCBA, BADC or CDAB; empty: ABCD
 	Scale  float64 // value = raw × Scale + Offset; 0: 1
 	Offset float64
 	Length int    // registers of a string or of bytes, 1 to 125; of other types 0
 	Unit   string // what the value is counted in (kW): for people only
 
+	Bit  *int             // the value is this one bit of a register value, as a bool; 0 is the least significant one after Order; nil: all bits
+	Bits *BitRange        // the value is the number in these bits; with a signed Type its highest bit is the sign; nil: all bits
+	Map  map[int64]string // the value is the word of the raw number (of a bool: 0 or 1), each 1 to 128 bytes; a number without one is bad: unmapped-N. nil: the number itself
+
 	Deadband  Deadband      // leaves the tag out while its value hardly moves
 	Heartbeat time.Duration // with a deadband: the longest silence, 100ms to 24h; 0: the device's
 	Every     time.Duration // 10ms to 24h; 0: the device's
 	Class     string        // empty: the device's; another one makes an event of its own
+
+	Write *Write // nil: Source.Write refuses it
+}
+
+// BitRange is a run of bits, both ends included, 0 the least significant.
+type BitRange struct{ Low, High int }
+
+// Write declares that a tag may be written, in holding registers or coils.
+type Write struct {
+	Min, Max *float64      // allowed values, scaled, both included; both needed for numbers, none for bool and with a Map
+	Expire   time.Duration // a request is refused when it is older than this, 100ms to 24h; 0: 10s
 }
 
 // Deadband leaves a tag out of readings while its value differs from the last
@@ -98,6 +120,7 @@ const (
 	defaultHeartbeat    = time.Minute
 	defaultClass        = "process"
 	defaultOrder        = "ABCD"
+	defaultExpire       = 10 * time.Second
 	defaultMaxRegisters = maxRegisters
 	defaultMaxBits      = maxBits
 )

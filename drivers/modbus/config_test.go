@@ -14,15 +14,15 @@ func sound() Config {
 	}}
 }
 
-// refusal is a change to a sound Config, and what New says to it.
-type refusal struct {
+// rejected is a change to a sound Config, and what New says to it.
+type rejected struct {
 	name   string
 	change func(c *Config, d *Device, x *Tag)
 	want   string
 }
 
-func refusedSources() []refusal {
-	return []refusal{
+func refusedSources() []rejected {
+	return []rejected{
 		{"no name", func(c *Config, _ *Device, _ *Tag) { c.Name = "" }, "name is empty"},
 		{"no sink", func(c *Config, _ *Device, _ *Tag) { c.Sink = nil }, "sink is missing"},
 		{"no scheme", func(c *Config, _ *Device, _ *Tag) { c.Connection = "10.0.0.1:502" }, "connection needs a scheme (allowed: tcp://host:port"},
@@ -48,14 +48,14 @@ func refusedSources() []refusal {
 	}
 }
 
-func refusedTags() []refusal {
-	return []refusal{
+func refusedTags() []rejected {
+	return []rejected{
 		{"no tags", func(_ *Config, d *Device, _ *Tag) { d.Tags = nil }, `device "d": tags is empty`},
 		{"a tag twice", func(_ *Config, d *Device, x *Tag) { d.Tags = append(d.Tags, *x) }, `device "d": tag "v": name "v" is there twice`},
 		{"a tag without a name", func(_ *Config, _ *Device, x *Tag) { x.Name = "" }, "name is empty"},
 		{"a name that is no text", func(_ *Config, _ *Device, x *Tag) { x.Name = "\xff" }, "is not UTF-8"},
 		{"unknown table", func(_ *Config, _ *Device, x *Tag) { x.Read = "register" }, `read is "register" (allowed: holding, input, coil, discrete)`},
-		{"no type", func(_ *Config, _ *Device, x *Tag) { x.Type = "" }, `type is "" (allowed: bool, bytes, float16,`},
+		{"no type", func(_ *Config, _ *Device, x *Tag) { x.Type = "" }, `type is "" (allowed: bcd16, bcd32, bool, bytes, float16,`},
 		{"bool in a register", func(_ *Config, _ *Device, x *Tag) { x.Type = "bool" }, "type bool can't be read from holding"},
 		{"number in a coil", func(_ *Config, _ *Device, x *Tag) { x.Read = "coil" }, "type uint16 can't be read from coil"},
 		{"unknown order", func(_ *Config, _ *Device, x *Tag) { x.Order = "ABDC" }, `byte_order is "ABDC" (allowed: ABCD, DCBA, BADC, CDAB)`},

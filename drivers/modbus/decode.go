@@ -17,6 +17,7 @@ const (
 	kindInt
 	kindUint
 	kindFloat
+	kindBCD
 	kindString
 	kindBytes
 )
@@ -41,6 +42,8 @@ var formats = map[string]format{
 	"float16": {kindFloat, 2},
 	"float32": {kindFloat, 4},
 	"float64": {kindFloat, 8},
+	"bcd16":   {kindBCD, 2},
+	"bcd32":   {kindBCD, 4},
 	"string":  {kindString, 0},
 	"bytes":   {kindBytes, 0},
 }
@@ -54,7 +57,10 @@ func typeNames() []string {
 	return names
 }
 
-func (f format) numeric() bool { return f.kind == kindInt || f.kind == kindUint || f.kind == kindFloat }
+func (f format) numeric() bool { return f.integer() || f.kind == kindFloat }
+
+// integer says whether the raw value is a whole number.
+func (f format) integer() bool { return f.kind == kindInt || f.kind == kindUint || f.kind == kindBCD }
 
 // count returns how many registers (bool: bits) a value of this type takes.
 func (f format) count(length int) int {
@@ -100,6 +106,29 @@ type codec struct {
 	format
 	order
 	linear
+	part  part
+	words map[uint64][]byte // by raw value, in JSON; nil: the number itself is the value
+}
+
+// part is a run of bits of a register value, 0 the least significant. The zero
+// value is the whole value.
+type part struct {
+	low, width int
+	flag       bool // one bit that is true or false, not a number
+}
+
+// cut takes the part out of a value whose bytes b are most significant first,
+// and extends its sign if it has one.
+func (p part) cut(b []byte, hasSign bool) uint64 {
+	u, width := unsigned(b), 8*len(b)
+	if p.width > 0 {
+		u, width = u>>p.low, p.width
+	}
+	unused := 64 - width
+	if hasSign {
+		return uint64(int64(u<<unused) >> unused)
+	}
+	return u << unused >> unused
 }
 
 // value is what a tag was read as.
@@ -113,11 +142,34 @@ type value struct {
 const (
 	badNumber = "not-a-number"
 	badText   = "not-text"
+	unmapped  = "unmapped-" // and the number for which the map has no word
 )
 
 // bit reads one coil or discrete input.
-func (c *codec) bit(v *value, on bool) {
+func (c *codec) bit(v *value, on bool) (bad string) {
+	v.raw = 0
+	if on {
+		v.raw = 1
+	}
+	if c.words != nil {
+		return c.word(v)
+	}
 	v.text = strconv.AppendBool(v.text[:0], on)
+	return ""
+}
+
+// word renders v.raw as its word in the map. A number without one is no value:
+// whoever reads the words would take any text for one of them.
+func (c *codec) word(v *value) (bad string) {
+	word, known := c.words[v.raw]
+	switch {
+	case known:
+		v.text = append(v.text[:0], word...)
+		return ""
+	case c.kind == kindInt:
+		return unmapped + strconv.FormatInt(int64(v.raw), 10)
+	}
+	return unmapped + strconv.FormatUint(v.raw, 10)
 }
 
 // registers reads the tag's own registers, as many bytes as its count says. It
@@ -135,12 +187,33 @@ func (c *codec) registers(v *value, data []byte) (bad string) {
 	switch c.kind {
 	case kindFloat:
 		return c.float(v, b)
-	case kindInt:
-		v.raw = uint64(signed(b))
+	case kindBCD:
+		var ok bool
+		if v.raw, ok = fromBCD(b); !ok {
+			return badNumber
+		}
 	default:
-		v.raw = unsigned(b)
+		v.raw = c.part.cut(b, c.kind == kindInt && !c.part.flag)
 	}
-	return c.integer(v)
+	switch {
+	case c.part.flag:
+		return c.bit(v, v.raw == 1)
+	case c.words != nil:
+		return c.word(v)
+	}
+	return c.number(v)
+}
+
+// fromBCD reads four bits for each decimal digit; false where four bits are none.
+func fromBCD(b []byte) (n uint64, ok bool) {
+	for _, x := range b {
+		high, low := uint64(x>>4), uint64(x&15)
+		if high > 9 || low > 9 {
+			return 0, false
+		}
+		n = 100*n + 10*high + low
+	}
+	return n, true
 }
 
 func unsigned(b []byte) uint64 {
@@ -149,11 +222,6 @@ func unsigned(b []byte) uint64 {
 		u = u<<8 | uint64(x)
 	}
 	return u
-}
-
-func signed(b []byte) int64 {
-	unused := 64 - 8*len(b)
-	return int64(unsigned(b)<<unused) >> unused
 }
 
 // chars reads a string or bytes. A string ends at its first NUL, and spaces
@@ -180,18 +248,18 @@ func (c *codec) chars(v *value, data []byte) (bad string) {
 	return ""
 }
 
-// integer renders v.raw.
-func (c *codec) integer(v *value) (bad string) {
+// number renders v.raw.
+func (c *codec) number(v *value) (bad string) {
 	neg, mag := c.kind == kindInt && int64(v.raw) < 0, v.raw
 	if neg {
 		mag = -mag
 	}
 	var exact bool
+	v.f = c.apply(toFloat(neg, mag))
 	if v.text, exact = c.appendExact(v.text[:0], neg, mag); exact {
-		v.f = c.apply(toFloat(neg, mag))
 		return ""
 	}
-	return c.appendFloat(v, c.apply(toFloat(neg, mag)), 64)
+	return c.appendFloat(v, v.f, 64)
 }
 
 func toFloat(neg bool, mag uint64) float64 {
@@ -213,12 +281,21 @@ func (c *codec) float(v *value, b []byte) (bad string) {
 	default:
 		f, precision = math.Float64frombits(binary.BigEndian.Uint64(b)), 64
 	}
-	if c.offset != 0 && precision == 32 {
-		// With an offset the sum can need more digits than a float32 has, so it
-		// is a float64 of what the device meant: 12.3, not 12.300000190734863.
-		f, precision = shortest(f), 64
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return badNumber
 	}
-	return c.appendFloat(v, c.apply(f), precision)
+	if c.plain() {
+		return c.appendFloat(v, f, precision)
+	}
+	if !c.decimal {
+		if c.offset != 0 && precision == 32 {
+			// The sum can need more digits than a float32 has, so it is a float64
+			// of what the device meant: 12.3, not 12.300000190734863.
+			f, precision = shortest(f), 64
+		}
+		return c.appendFloat(v, c.apply(f), precision)
+	}
+	return c.appendFloat(v, c.applyDecimal(f, precision), 64)
 }
 
 // half converts an IEEE 754 binary16: 1 bit sign, 5 bits exponent with bias 15,

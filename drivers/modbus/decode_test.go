@@ -80,18 +80,27 @@ func TestNumbersAreScaled(t *testing.T) {
 		{"counter keeps its digits", "uint64", 0.001, 0, "0020000000000001", "9007199254740.993"},
 		{"largest unsigned", "uint64", 1, 0, "ffffffffffffffff", "18446744073709551615"},
 		{"smallest signed", "int64", 1, 0, "8000000000000000", "-9223372036854775808"},
-		{"too large for decimal goes by float64", "uint64", 0.1, 0, "ffffffffffffffff", "1844674407370955300"},
-		{"overflowing sum goes by float64", "int64", 1, 1, "7fffffffffffffff", "9223372036854776000"},
+		{"beyond 64 bits", "uint64", 0.1, 0, "ffffffffffffffff", "1844674407370955161.5"},
+		{"sum beyond 64 bits", "int64", 1, 1, "7fffffffffffffff", "9223372036854775808"},
 		{"scale with too many digits goes by float64", "uint32", 1.0 / 3, 0, "ffffffff", "1431655765"},
 		{"float32 stays short when scaled", "float32", 10, 0, "4144cccd", "123"},
 		{"float32 with offset", "float32", 1, 1000000.5, "4144cccd", "1000012.8"},
-		{"float32 scaled out of its range", "float32", 10, 0, "7f7fffff", "3.4028234663852886e+39"},
-		{"float32 scaled below its range", "float32", 1e-30, 0, "00800000", "1.1754943508222876e-68"},
+		{"float32 scaled out of its range", "float32", 10, 0, "7f7fffff", "3.4028235e+39"},
+		{"float32 scaled below its range", "float32", 1e-30, 0, "00800000", "1.1754944e-68"},
 		{"smallest float32", "float32", 1, 0, "00000001", "1e-45"},
 		{"negative zero", "float32", 1, 0, "80000000", "-0"},
 		{"largest half", "float16", 1, 0, "7bff", "65504"},
 		{"smallest half", "float16", 1, 0, "0001", "5.9604645e-8"},
 		{"negative half", "float16", 1, 0, "c000", "-2"},
+		{"float64 is scaled in decimal", "float64", 0.1, 0, "4008000000000000", "0.3"},
+		{"float64 with an offset", "float64", 1.8, 32, "402899999999999a", "54.14"},
+		{"float64 that is scaled by a long number", "float64", 123456.789, -0.001, "3fd5555555555555", "41152.261999999995"},
+		{"huge float64 with an offset", "float64", 2, 1, "7e37e43c8800759c", "2e+300"},
+		{"tiny float32 with an offset", "float32", 1, 20.5, "00000001", "20.5"},
+		{"float32 in Fahrenheit", "float32", 1.8, 32, "41b9999a", "73.76"},
+		{"integer in Fahrenheit", "int16", 0.18, 32, "00e8", "73.76"},
+		{"scale with a large exponent", "uint16", 1e20, 0, "0007", "700000000000000000000"},
+		{"scale with a huge exponent goes by float64", "uint16", 1e90, 0, "0007", "7e+90"},
 		{"float64 keeps its digits", "float64", 1, 0, "3fb999999999999a", "0.1"},
 	}
 	for _, test := range tests {
@@ -267,10 +276,12 @@ func checkBack(t *testing.T, name string, c codec, text, data []byte) {
 	switch c.kind {
 	case kindInt:
 		n, err := strconv.ParseInt(string(text), 10, 8*c.size)
-		same = err == nil && n == signed(arranged)
+		same = err == nil && n == int64(part{}.cut(arranged, true))
 	case kindUint:
 		n, err := strconv.ParseUint(string(text), 10, 8*c.size)
 		same = err == nil && n == unsigned(arranged)
+	case kindBCD:
+		same = "00000000"[len(text):]+string(text) == "00000000"[2*c.size:]+hex.EncodeToString(arranged)
 	case kindFloat:
 		same = floatBits(t, c.size, string(text)) == unsigned(arranged)
 	case kindBytes:

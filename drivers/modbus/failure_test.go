@@ -36,29 +36,34 @@ func TestIllegalAddressSpoilsNoNeighbour(t *testing.T) {
 			}
 		}
 	}
-	if n := s.polls("d", "exception-2"); n < 3 {
-		t.Errorf("%d polls counted as exception-2, want 3", n)
+	if n := s.polls("d", "exception-2"); n < 1 {
+		t.Error("no poll counted as exception-2")
 	}
 	if !s.Stats().Devices[0].Up {
 		t.Error("the device is down, though it answers")
 	}
 	s.stop()
-	// The isolated plan: few requests, kept for the next polls.
+	// What was learned: two requests, which leave out the tag that is refused.
 	before, g := p.served(), s.schedule.groups[0]
-	if len(g.requests) > 12 {
-		t.Errorf("%d requests after the split, want the few of a bisection", len(g.requests))
-	}
-	checkPlan(t, g.requests, g.tags, s.limits)
+	g.device.lessons.refused[g.tags[13]].next = time.Now().Add(time.Hour)
 	if err := s.poll(context.Background(), g); err != nil {
 		t.Fatal(err)
 	}
-	if n := p.served() - before; n != len(g.requests) {
-		t.Errorf("%d requests in a later poll, want %d: it was split again", n, len(g.requests))
+	if n := p.served() - before; n != 3 || len(g.requests) != 3 {
+		t.Errorf("%d requests of %d planned, want 3: around the refused tag and the gap", n, len(g.requests))
 	}
-	g.mergeAt = time.Now()
-	s.mergeAgain(g, time.Now())
+	p.change(func() { p.holding[13], p.holding[27] = 13, 27 })
+	g.device.lessons.refused[g.tags[13]].next = time.Now()
+	for c := range g.device.lessons.cuts {
+		g.device.lessons.cuts[c] = time.Now()
+	}
+	for range 2 {
+		if err := s.poll(context.Background(), g); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if len(g.requests) != 1 {
-		t.Errorf("%d requests after the plan was made anew, want 1", len(g.requests))
+		t.Errorf("%d requests after the addresses came into being, want 1", len(g.requests))
 	}
 }
 
@@ -197,6 +202,39 @@ func TestDeadUnitDoesNotStarveTheOthers(t *testing.T) {
 	if !maps.Equal(bad, map[string]int{"d2": 1, "d3": 1}) {
 		t.Errorf("bad readings %v, want one of each device of the dead unit", bad)
 	}
+}
+
+// TestLivingUnitsKeepTheirRate counts the polls of four units beside a dead one, and
+// those of the same four on a bus of their own, which runs at the same time: what
+// else the machine does slows both down.
+func TestLivingUnitsKeepTheirRate(t *testing.T) {
+	t.Parallel()
+	const deadUnit = 9
+	answer := func(c net.Conn, _ int, req []byte) {
+		if req[6] != deadUnit {
+			c.Write(dataOf(req, 0, 1))
+		}
+	}
+	bus := func(units ...int) *running {
+		c := Config{Name: "bus", Connection: newPeer(t, answer, nil).url(), Sink: newMemory(), Timeout: 50 * time.Millisecond, Breaker: Breaker{Retry: 500 * time.Millisecond}}
+		for _, unit := range units {
+			c.Devices = append(c.Devices, Device{Name: fmt.Sprint(unit), Unit: unit, Every: 100 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}})
+		}
+		return start(t, c)
+	}
+	with, without := bus(1, 2, 3, 4, deadUnit), bus(1, 2, 3, 4)
+	count := func(s *running) (n int) {
+		for unit := range 4 {
+			n += s.polls(fmt.Sprint(unit+1), resultOK)
+		}
+		return n
+	}
+	until(t, "160 polls of the living", func() bool { return count(without) >= 160 })
+	got, want := count(with), count(without)
+	if float64(got) < 0.9*float64(want) {
+		t.Errorf("%d polls beside a dead unit, %d without it", got, want)
+	}
+	t.Logf("%d polls beside a dead unit, %d without it", got, want)
 }
 
 func TestSilentAddressesAreNoSilentDevice(t *testing.T) {

@@ -55,6 +55,9 @@ type fileTag struct {
 	At, Length                 int
 	Scale, Offset              float64
 	Deadband, Heartbeat, Every string
+	Bit                        *int
+	Bits                       string
+	Map                        map[string]string
 }
 
 // decodeYAML reads v, which is YAML or was read from it, into out.
@@ -124,7 +127,23 @@ func loadTags(t *testing.T, p fileProfile) (tags []Tag) {
 		x := Tag{
 			Name: item.Key.(string), Read: f.Read, At: f.At, Base: p.Base, Type: f.Type, Order: or(f.ByteOrder, p.ByteOrder),
 			Scale: f.Scale, Offset: f.Offset, Length: f.Length, Unit: f.Unit,
-			Heartbeat: duration(t, f.Heartbeat), Every: duration(t, f.Every), Class: f.Class,
+			Heartbeat: duration(t, f.Heartbeat), Every: duration(t, f.Every), Class: f.Class, Bit: f.Bit,
+		}
+		for key, word := range f.Map {
+			n, err := strconv.ParseInt(key, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if x.Map == nil {
+				x.Map = map[int64]string{}
+			}
+			x.Map[n] = word
+		}
+		if f.Bits != "" {
+			x.Bits = &BitRange{}
+			if _, err := fmt.Sscanf(f.Bits, "%d-%d", &x.Bits.Low, &x.Bits.High); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if width != "" {
 			x.Deadband = Deadband{Width: parseFloat(t, width), Percent: percent, OnChange: true}
@@ -173,7 +192,7 @@ func (m image) answer(t *testing.T, c net.Conn, req []byte) {
 	c.Write(dataOf(req, data...))
 }
 
-func read(t *testing.T, parts ...string) []byte {
+func readFile(t *testing.T, parts ...string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(parts...))
 	if err != nil {
@@ -193,8 +212,8 @@ func TestCases(t *testing.T) {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
 			t.Parallel()
 			var device image
-			decodeYAML(t, read(t, folder, "registers.yaml"), &device)
-			c := load(t, read(t, folder, "config.yaml"))
+			decodeYAML(t, readFile(t, folder, "registers.yaml"), &device)
+			c := load(t, readFile(t, folder, "config.yaml"))
 			p := newPeer(t, func(c net.Conn, _ int, req []byte) { device.answer(t, c, req) }, nil)
 			sink := newMemory()
 			c.Connection, c.Sink = p.url(), sink
@@ -233,14 +252,14 @@ func compare(t *testing.T, file, got string) {
 			t.Fatal(err)
 		}
 	}
-	if want := string(read(t, file)); got != want {
+	if want := string(readFile(t, file)); got != want {
 		t.Errorf("%s:\ngot\n%swant\n%s", file, got, want)
 	}
 }
 
 func TestSampleIsSoundAndInTheReadme(t *testing.T) {
-	sample := read(t, "sample.yaml")
-	if !strings.Contains(string(read(t, "README.md")), "```yaml\n"+string(sample)+"```\n") {
+	sample := readFile(t, "sample.yaml")
+	if !strings.Contains(string(readFile(t, "README.md")), "```yaml\n"+string(sample)+"```\n") {
 		t.Error("README.md doesn't show sample.yaml as it is")
 	}
 	c := load(t, sample)

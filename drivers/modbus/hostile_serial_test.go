@@ -39,8 +39,8 @@ func bare(b []byte) func(*slave, []byte) {
 	return func(s *slave, _ []byte) { s.Write(b) }
 }
 
-// part answers with the first bytes of a frame.
-func part(n int) func(*slave, []byte) {
+// partOf answers with the first bytes of a frame.
+func partOf(n int) func(*slave, []byte) {
 	return func(s *slave, _ []byte) { s.Write(s.frame(wrongData)[:n]) }
 }
 
@@ -124,8 +124,8 @@ func exceptionsOnABus() (all []misuse) {
 func lateOnABus() []misuse {
 	return []misuse{
 		{name: "silence", rtu: badTimeout, ascii: badTimeout, answer: func(*slave, []byte) {}},
-		{name: "1 byte", rtu: badTimeout, ascii: badTimeout, answer: part(1)},
-		{name: "3 bytes", rtu: badTimeout, ascii: badTimeout, answer: part(3)},
+		{name: "1 byte", rtu: badTimeout, ascii: badTimeout, answer: partOf(1)},
+		{name: "3 bytes", rtu: badTimeout, ascii: badTimeout, answer: partOf(3)},
 		{name: "all but the last byte", rtu: badTimeout, ascii: badTimeout, answer: func(s *slave, _ []byte) {
 			s.Write(s.frame(wrongData)[:len(s.frame(wrongData))-1])
 		}},
@@ -214,7 +214,7 @@ func onASCII() []misuse {
 func onGateway() []misuse {
 	return []misuse{
 		{name: "connection closed", rtu: badConnection, answer: func(s *slave, _ []byte) { s.Close() }},
-		{name: "half a frame, then closed", rtu: badConnection, answer: func(s *slave, req []byte) { part(5)(s, req); s.Close() }},
+		{name: "half a frame, then closed", rtu: badConnection, answer: func(s *slave, req []byte) { partOf(5)(s, req); s.Close() }},
 		{name: "the answer, then closed", answer: func(s *slave, _ []byte) { s.say(rightData...); s.Close() }},
 		{name: "1 MiB of 0xff", rtu: badInvalid, answer: bare(bytes.Repeat([]byte{0xff}, 1<<20))},
 	}

@@ -262,7 +262,7 @@ func checkHostile(t *testing.T, h hostile, accepted func(net.Conn)) {
 	sink := newMemory()
 	s := start(t, Config{
 		Name: "bus", Connection: p.url(), Timeout: hostileTimeout, Retries: None, Sink: sink,
-		Devices: []Device{{Name: "d", Unit: 1, Every: 15 * time.Millisecond, Tags: []Tag{
+		Devices: []Device{{Name: "d", Unit: 1, Every: 60 * time.Millisecond, Tags: []Tag{
 			{Name: "a", Read: "holding", At: 10, Type: "uint16"}, {Name: "b", Read: "holding", At: 11, Type: "uint16"},
 		}}},
 	})

@@ -16,7 +16,7 @@ type calmLog struct {
 }
 
 // logKey is what makes two lines repeats of each other.
-type logKey struct{ message, device string }
+type logKey struct{ message, about string }
 
 type logged struct {
 	at   time.Time
@@ -28,7 +28,12 @@ func newCalmLog(l *slog.Logger) calmLog { return calmLog{Logger: l, last: map[lo
 // repeated writes a line about a device, unless the same message about it was
 // written less than logEvery ago; the next one says how many were held back.
 func (l *calmLog) repeated(now time.Time, level slog.Level, message, device string, attrs ...slog.Attr) {
-	key := logKey{message, device}
+	l.repeatedAbout(now, level, message, slog.String("device", device), attrs...)
+}
+
+// repeatedAbout is repeated about what the first attribute names.
+func (l *calmLog) repeatedAbout(now time.Time, level slog.Level, message string, about slog.Attr, attrs ...slog.Attr) {
+	key := logKey{message, about.Value.String()}
 	last := l.last[key]
 	if last == nil {
 		last = &logged{}
@@ -37,7 +42,7 @@ func (l *calmLog) repeated(now time.Time, level slog.Level, message, device stri
 		last.held++
 		return
 	}
-	attrs = append(attrs, slog.String("device", device))
+	attrs = append(attrs, about)
 	if last.held > 0 {
 		attrs = append(attrs, slog.Int("repeats", last.held))
 	}

@@ -55,7 +55,6 @@ type request struct {
 	tags  []*tag // by address; all of them lie within the request
 
 	last  fate
-	read  bool      // the last time, with data
 	whole time.Time // it isn't split before
 }
 
@@ -70,30 +69,40 @@ const (
 	silent
 )
 
-// plan merges tags into requests: the fewest that keep the limits, where tags
-// don't overlap.
-func plan(tags []*tag, limits Grouping) []*request {
-	sorted := slices.Clone(tags)
+// plan merges tags into the fewest requests that keep the limits and what was
+// learned of the device. Tags that it refuses are left out.
+//
+// Taking tags by their first address, each as far as the request reaches, is
+// the best that can be done: what doesn't fit begins a request that reaches
+// further, and what begins later and would still have fitted lies within that.
+func plan(tags []*tag, limits Grouping, known *lessons) []*request {
+	var sorted []*tag
+	for _, t := range tags {
+		if known.refusal(t) == nil {
+			sorted = append(sorted, t)
+		}
+	}
 	slices.SortStableFunc(sorted, func(a, b *tag) int {
 		return cmp.Or(cmp.Compare(a.table, b.table), cmp.Compare(a.at, b.at), cmp.Compare(a.count, b.count))
 	})
 	var out []*request
 	for _, t := range sorted {
-		if n := len(out); n == 0 || !out[n-1].take(t, limits) {
+		if n := len(out); n == 0 || !out[n-1].take(t, limits, known) {
 			out = append(out, cover([]*tag{t}))
 		}
 	}
 	return out
 }
 
-// take adds t, whose address is not below the others', if the limits allow it.
-func (r *request) take(t *tag, limits Grouping) bool {
+// take adds t, whose address is not below the others', if the limits and the
+// device allow it.
+func (r *request) take(t *tag, limits Grouping, known *lessons) bool {
 	end := max(r.at+r.count, t.at+t.count)
 	longest := limits.MaxRegisters
 	if r.table.bits() {
 		longest = limits.MaxBits
 	}
-	if t.table != r.table || t.at-(r.at+r.count) > limits.MaxGap || end-r.at > longest {
+	if t.table != r.table || t.at-(r.at+r.count) > limits.MaxGap || end-r.at > longest || known.parts(r, t) {
 		return false
 	}
 	r.count = end - r.at
@@ -122,8 +131,7 @@ func (r *request) decode(data []byte) {
 	for _, t := range r.tags {
 		at := t.at - r.at
 		if r.table.bits() {
-			t.bit(&t.now.value, data[at/8]>>(at%8)&1 == 1)
-			t.now.set("")
+			t.now.set(t.bit(&t.now.value, data[at/8]>>(at%8)&1 == 1))
 			continue
 		}
 		t.now.set(t.registers(&t.now.value, data[2*at:2*(at+t.count)]))

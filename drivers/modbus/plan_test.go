@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 )
 
 func mkTag(area string, at, count int) *tag {
@@ -36,7 +37,7 @@ func TestTagsAreMerged(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var got []req
-			for _, r := range plan(test.tags, test.limits) {
+			for _, r := range plan(test.tags, test.limits, nil) {
 				got = append(got, req{r.at, r.count})
 			}
 			if !slices.Equal(got, test.want) {
@@ -61,7 +62,7 @@ func TestPlanCoversEachTagOnceWithinLimits(t *testing.T) {
 			}
 			tags = append(tags, mkTag(area, r.IntN(300), count))
 		}
-		checkPlan(t, plan(tags, limits), tags, limits)
+		checkPlan(t, plan(tags, limits, nil), tags, limits)
 	}
 }
 
@@ -110,7 +111,7 @@ func TestPlanHasTheFewestRequests(t *testing.T) {
 			tags = append(tags, x)
 			at += x.count
 		}
-		if got, want := len(plan(tags, limits)), fewest(tags, limits); got != want {
+		if got, want := len(plan(tags, limits, nil)), fewest(tags, limits); got != want {
 			t.Fatalf("%d requests, %d would do (limits %+v)", got, want, limits)
 		}
 	}
@@ -130,4 +131,94 @@ func fewest(tags []*tag, limits Grouping) int {
 		}
 	}
 	return best[0]
+}
+
+// TestPlanHasTheFewestRequestsOfTagsThatOverlap tries every way to part a few tags.
+func TestPlanHasTheFewestRequestsOfTagsThatOverlap(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range 500 {
+		limits := Grouping{MaxGap: r.IntN(4), MaxRegisters: 4 + r.IntN(8), MaxBits: 10}
+		var tags []*tag
+		for range 2 + r.IntN(5) {
+			tags = append(tags, mkTag("holding", r.IntN(20), 1+r.IntN(4)))
+		}
+		requests := plan(tags, limits, nil)
+		checkPlan(t, requests, tags, limits)
+		if got, want := len(requests), fewestParts(tags, nil, limits); got != want {
+			t.Fatalf("%d requests, %d would do (limits %+v)", got, want, limits)
+		}
+	}
+}
+
+// fewestParts puts each tag into every part there is, or a new one.
+func fewestParts(tags []*tag, parts [][]*tag, limits Grouping) int {
+	if len(tags) == 0 {
+		for _, p := range parts {
+			if !oneRequest(p, limits) {
+				return 1 << 30
+			}
+		}
+		return len(parts)
+	}
+	best := fewestParts(tags[1:], append(slices.Clone(parts), []*tag{tags[0]}), limits)
+	for i := range parts {
+		more := slices.Clone(parts)
+		more[i] = append(slices.Clone(parts[i]), tags[0])
+		best = min(best, fewestParts(tags[1:], more, limits))
+	}
+	return best
+}
+
+// oneRequest says whether one request may read these tags.
+func oneRequest(tags []*tag, limits Grouping) bool {
+	wanted := map[int]bool{}
+	first, end := 1<<30, 0
+	for _, x := range tags {
+		first, end = min(first, x.at), max(end, x.at+x.count)
+		for i := range x.count {
+			wanted[x.at+i] = true
+		}
+	}
+	gap := 0
+	for at := first; at < end; at++ {
+		if gap++; wanted[at] {
+			gap = 0
+		}
+		if gap > limits.MaxGap {
+			return false
+		}
+	}
+	return end-first <= limits.MaxRegisters
+}
+
+func TestPlanKeepsToWhatWasLearned(t *testing.T) {
+	tags := []*tag{mkTag("holding", 0, 2), mkTag("holding", 2, 2), mkTag("holding", 4, 2), mkTag("holding", 6, 2), mkTag("holding", 8, 2), mkTag("input", 4, 2)}
+	limits := Grouping{MaxGap: 16, MaxRegisters: 125, MaxBits: 2000}
+	show := func(l *lessons) string {
+		var out []string
+		for _, r := range plan(tags, limits, l) {
+			out = append(out, fmt.Sprintf("%v %d+%d", r.table, r.at, r.count))
+		}
+		return fmt.Sprint(out)
+	}
+	l := newLessons()
+	now := time.Unix(1_000_000, 0)
+	for _, step := range []struct {
+		do   func()
+		want string
+	}{
+		{func() {}, "[holding 0+10 input 4+2]"},
+		{func() { l.refuse(tags[1], "exception-2", now) }, "[holding 0+2 holding 4+6 input 4+2]"},
+		{func() { l.separate(cut{tags[0].table, 6}, now) }, "[holding 0+2 holding 4+2 holding 6+4 input 4+2]"},
+		{func() { l.allow(tags[1]) }, "[holding 0+6 holding 6+4 input 4+2]"},
+		{func() { l.expire(now.Add(cutsKept - 1)) }, "[holding 0+6 holding 6+4 input 4+2]"},
+		{func() { l.expire(now.Add(cutsKept)) }, "[holding 0+10 input 4+2]"},
+	} {
+		step.do()
+		if got := show(l); got != step.want {
+			t.Errorf("planned %s, want %s", got, step.want)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	mb "github.com/goburrow/modbus"
@@ -33,12 +34,17 @@ const (
 // outcome is what a poll came to.
 type outcome struct {
 	probing bool   // the breaker is open and lets one request through
+	asked   bool   // some request was sent
 	alive   bool   // the unit answered some request, if only with an exception
+	data    bool   // ... and one with data
 	silent  int    // requests without an answer
 	noLink  bool   // there is no connection at all
 	result  string // "ok", or why the first request that failed did
 	err     error  // the first failure
 	budget  int    // requests left for splitting
+
+	alone []*request // of one tag each, refused
+	cuts  []cut      // both sides were read, the whole was refused
 }
 
 // fail notes that a request failed and returns its reason.
@@ -117,17 +123,25 @@ func refused(err error) bool {
 	return c == illegalAddress || c == illegalValue
 }
 
-// turn gives a group its turn: polls it unless its breaker is open, records what
-// came, and sets its next slot. It returns the sink's error.
+// turn gives a group its turn: polls it unless its breaker is open or the sink
+// has no room for it, records what came, and sets its next slot. It returns the
+// sink's error.
 func (s *Source) turn(ctx context.Context, g *group) error {
 	start, name := time.Now(), g.device.name
+	inSlot := !start.Before(g.slot)
 	var err error
-	if g.device.breaker.allows(start) {
+	held := s.checkRoom(g, start)
+	switch {
+	case held:
+		if inSlot {
+			s.stats.count(name, resultHeld, 1)
+		}
+	case g.device.breaker.allows(start):
 		err = s.poll(ctx, g)
 		if s.observe != nil {
 			s.observe(time.Since(start))
 		}
-	} else {
+	default:
 		s.stats.count(name, resultBreaker, 1)
 		if !g.device.down() {
 			err = s.fellSilent(ctx, g.device, g.device.breaker.reason, errBreaker)
@@ -136,7 +150,10 @@ func (s *Source) turn(ctx context.Context, g *group) error {
 	now := time.Now()
 	if missed := g.advance(now); missed > 0 {
 		s.stats.count(name, resultMissed, missed)
-		s.log.repeated(now, slog.LevelWarn, "polls missed: the device or the buffer is slower than the intervals ask for", name)
+		s.log.repeated(now, slog.LevelWarn, "polls missed: the device is slower than the intervals ask for", name)
+	}
+	if held {
+		g.hurry(now.Add(lookForRoom)) // an hourly value needn't wait another hour
 	}
 	return err
 }
@@ -147,11 +164,11 @@ func (s *Source) poll(ctx context.Context, g *group) error {
 		t.now.known = false
 	}
 	o := s.readGroup(ctx, g)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || !o.asked {
 		// Stopping: what was read is recorded, what wasn't is nobody's fault.
 		return s.record(ctx, g.device, g.classes, time.Now())
 	}
-	s.stats.polled(g.device.name, o)
+	s.stats.polled(g.device.name, &o)
 	if o.alive {
 		s.answers(g)
 		return s.record(ctx, g.device, g.classes, time.Now())
@@ -183,6 +200,7 @@ func (s *Source) answers(g *group) {
 		return
 	}
 	dev.reason = ""
+	dev.lessons.tryAll(time.Now())
 	for _, t := range dev.tags {
 		t.sent.known = false
 	}
@@ -203,6 +221,9 @@ func (s *Source) othersAnswer(ctx context.Context, g *group) bool {
 		}
 		if !g.answered {
 			return true
+		}
+		if len(other.requests) == 0 {
+			continue
 		}
 		r := other.requests[0]
 		_, err := s.link.read(ctx, g.device.unit, r.table, r.at, r.count)
@@ -228,15 +249,33 @@ func (s *Source) fellSilent(ctx context.Context, d *device, reason string, cause
 	}
 	now := time.Now()
 	s.log.repeated(now, slog.LevelWarn, "device doesn't answer", d.name, slog.String("reason", reason), slog.Any("error", cause))
+	for i := range d.beats {
+		d.beats[i] = now
+	}
 	return s.sayDown(ctx, d, now)
 }
 
-// sayDown records a reading in which all tags of a silent device are bad.
+// sayDown records, for each class that has to be told now, a reading in which all
+// tags of a silent device are bad. A class without room is told a little later.
 func (s *Source) sayDown(ctx context.Context, d *device, now time.Time) error {
-	d.beat = now.Add(d.heartbeat)
-	for _, t := range d.tags {
-		t.now.set(d.reason)
-		t.sent.known = false // a deadband holds nothing of this back
+	for i, tags := range d.classes {
+		class := tags[0].class
+		switch {
+		case now.Before(d.beats[i]):
+			continue
+		case !s.room(class, now):
+			d.beats[i] = now.Add(lookForRoom)
+			continue
+		}
+		d.beats[i] = now.Add(d.heartbeat)
+		for _, t := range tags {
+			t.now.set(d.reason)
+			t.sent.known = false // a deadband holds nothing of this back
+		}
+		if err := s.record(ctx, d, d.classes[i:i+1], now); err != nil {
+			return err
+		}
 	}
-	return s.record(ctx, d, d.classes, now)
+	d.beat = slices.MinFunc(d.beats, time.Time.Compare)
+	return nil
 }

@@ -13,92 +13,148 @@ import (
 // poll; 256 isolate more than ten tags among 2,000.
 const splitBudget = 256
 
-// How long split requests stay split, and how long one stays whole of which
-// every part was refused: a device that starts up refuses everything.
-const (
-	mergeAfter = time.Hour
-	splitAfter = time.Minute
-)
+// splitAfter is how long a request stays whole of which every part was refused:
+// a device that starts up refuses everything.
+const splitAfter = time.Minute
 
 // readGroup sends the requests of a group, in the order of their fates,
-// and gives each tag its value or the reason why it has none.
+// and gives each tag its value or the reason why it has none. Requests that read
+// nothing but tags of held classes are left out.
 func (s *Source) readGroup(ctx context.Context, g *group) outcome {
 	o := outcome{result: resultOK, probing: g.device.breaker.open(), budget: splitBudget}
-	s.mergeAgain(g, time.Now())
-	pending := slices.Clone(g.requests)
-	slices.SortStableFunc(pending, func(a, b *request) int { return cmp.Compare(a.last, b.last) })
-	g.requests = g.requests[:0]
-	for i, r := range pending {
-		if ctx.Err() != nil {
-			g.requests = append(g.requests, pending[i:]...)
-			break
+	now := time.Now()
+	known := g.device.lessons
+	if known.expire(now) {
+		for _, other := range g.device.groups {
+			other.stale = true
 		}
-		if o.hopeless() {
-			r.last, r.read = untried, false
-			r.bad(o.result)
-			g.requests = append(g.requests, r)
-			continue
-		}
-		g.requests = append(g.requests, s.readRequest(ctx, g, r, &o)...)
+	}
+	if g.stale {
+		g.requests, g.stale = plan(g.tags, g.device.limits, known), false
+	}
+	if slices.ContainsFunc(g.requests, func(r *request) bool { return r.last != answered }) {
+		slices.SortStableFunc(g.requests, func(a, b *request) int { return cmp.Compare(a.last, b.last) })
+	}
+	again := known.due(g.tags, now)
+	for _, r := range g.requests {
+		s.readInTurn(ctx, g, r, &o)
+	}
+	for _, t := range again { // after what is known to work
+		s.readInTurn(ctx, g, cover([]*tag{t}), &o)
+	}
+	if ctx.Err() == nil {
+		known.mark(g.tags, again)
+		s.learn(g, &o)
+		known.postpone(again, time.Now())
 	}
 	return o
 }
 
-// readRequest sends one request and returns what replaces it in the plan:
-// itself, or the parts that it had to be split into.
-func (s *Source) readRequest(ctx context.Context, g *group, r *request, o *outcome) []*request {
-	data, err := s.exchange(ctx, g.device.unit, r, o)
-	if err != nil && ctx.Err() != nil {
-		return []*request{r}
-	}
-	r.read = err == nil
-	r.last = answered
-	if err != nil && !fromUnit(err) {
-		r.last = silent
-	}
+// readInTurn sends a request unless there is a reason to leave it out.
+func (s *Source) readInTurn(ctx context.Context, g *group, r *request, o *outcome) {
 	switch {
-	case r.read:
-		o.alive = true
-		r.decode(data)
-	case refused(err) && len(r.tags) > 1 && o.budget > 0 && !time.Now().Before(r.whole):
-		o.fail(err)
-		return s.split(ctx, g, r, o)
+	case ctx.Err() != nil || s.holds(r):
+	case o.hopeless():
+		r.last = untried
+		r.bad(o.result)
 	default:
-		reason := o.fail(err)
-		s.logRefused(g.device, r, err, reason)
-		r.bad(reason)
+		if s.readRequest(ctx, g, r, o) == withheld {
+			s.split(ctx, g, r, o)
+		}
 	}
-	return []*request{r}
+}
+
+// verdict is what a device said to a request.
+type verdict uint8
+
+const (
+	failed   verdict = iota // no data; the tags are bad
+	gotData                 // the tags have their values
+	withheld                // refused because of some address in it; the tags are as before
+)
+
+// readRequest sends one request. Only one with several tags is withheld; what
+// is refused alone is noted in o.
+func (s *Source) readRequest(ctx context.Context, g *group, r *request, o *outcome) verdict {
+	o.asked = true
+	data, err := s.exchange(ctx, g.device.unit, r, o)
+	if err == nil {
+		r.last = answered
+		o.alive, o.data = true, true
+		r.decode(data)
+		for _, t := range r.tags {
+			g.stale = g.device.lessons.allow(t) || g.stale
+		}
+		return gotData
+	}
+	if ctx.Err() != nil {
+		return failed
+	}
+	r.last = silent
+	if fromUnit(err) {
+		r.last = answered
+	}
+	reason := o.fail(err)
+	switch {
+	case !refused(err):
+	case len(r.tags) == 1:
+		o.alone = append(o.alone, r)
+	case o.budget > 0 && !time.Now().Before(r.whole):
+		return withheld
+	}
+	r.bad(reason)
+	return failed
 }
 
 // split reads the halves of a request that was refused, and theirs, until the
 // refused tags stand alone, so that they don't spoil their neighbours. Where no
 // part can be read the request stays whole for a while.
-func (s *Source) split(ctx context.Context, g *group, r *request, o *outcome) []*request {
-	var parts []*request
-	for _, half := range r.halves() {
-		if ctx.Err() != nil {
-			parts = append(parts, half)
-			continue
-		}
-		o.budget--
-		parts = append(parts, s.readRequest(ctx, g, half, o)...)
-	}
-	if !slices.ContainsFunc(parts, func(p *request) bool { return p.read }) {
+func (s *Source) split(ctx context.Context, g *group, r *request, o *outcome) {
+	if !s.readHalves(ctx, g, r, o) {
 		r.whole = time.Now().Add(splitAfter)
-		return []*request{r}
 	}
-	if g.mergeAt.IsZero() {
-		g.mergeAt = time.Now().Add(mergeAfter)
-	}
-	return parts
 }
 
-// mergeAgain makes the plan anew some time after requests were split: what was
-// refused may have been a device that was starting up.
-func (s *Source) mergeAgain(g *group, now time.Time) {
-	if !g.mergeAt.IsZero() && !now.Before(g.mergeAt) {
-		g.requests, g.mergeAt = plan(g.tags, s.limits), time.Time{}
+// readHalves says whether some part of r could be read.
+func (s *Source) readHalves(ctx context.Context, g *group, r *request, o *outcome) (some bool) {
+	halves, whole := r.halves(), 0
+	for _, half := range halves {
+		if ctx.Err() != nil {
+			return some
+		}
+		o.budget--
+		switch s.readRequest(ctx, g, half, o) {
+		case gotData:
+			some = true
+			whole++
+		case withheld:
+			some = s.readHalves(ctx, g, half, o) || some
+		}
+	}
+	if whole == len(halves) {
+		o.cuts = append(o.cuts, cut{r.table, halves[1].at})
+	}
+	return some
+}
+
+// learn keeps what a poll found, if the device gave data at all: one that starts
+// up refuses everything.
+func (s *Source) learn(g *group, o *outcome) {
+	known, now := g.device.lessons, time.Now()
+	if known == nil || !o.data {
+		return
+	}
+	for _, r := range o.alone {
+		t, reason := r.tags[0], r.tags[0].now.bad
+		g.stale = true
+		if known.refuse(t, reason, now) {
+			s.log.Warn("the device refuses the address of a tag", slog.String("device", g.device.name), slog.String("tag", t.name),
+				slog.Any("table", r.table), slog.Int("address", r.at), slog.String("reason", reason))
+		}
+	}
+	for _, c := range o.cuts {
+		g.stale = true
+		known.separate(c, now)
 	}
 }
 
@@ -113,13 +169,5 @@ func (s *Source) exchange(ctx context.Context, unit byte, r *request, o *outcome
 		if left--; left <= 0 || !repeatable(err) || ctx.Err() != nil {
 			return nil, fmt.Errorf("read %v %d to %d of unit %d: %w", r.table, r.at, r.at+r.count-1, unit, err)
 		}
-	}
-}
-
-// logRefused says once which tag a device doesn't have.
-func (s *Source) logRefused(d *device, r *request, err error, reason string) {
-	if t := r.tags[0]; refused(err) && len(r.tags) == 1 && t.sent.bad != reason {
-		s.log.Warn("the device refuses the address of a tag", slog.String("device", d.name), slog.String("tag", t.name),
-			slog.Any("table", r.table), slog.Int("address", r.at), slog.String("reason", reason))
 	}
 }

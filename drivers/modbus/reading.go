@@ -14,9 +14,6 @@ import (
 // timeLayout is RFC 3339 in UTC with all nine digits of the nanoseconds.
 const timeLayout = "2006-01-02T15:04:05.000000000Z"
 
-// stopTime is how long recording what was read may take after ctx has ended.
-const stopTime = 2 * time.Second
-
 // tag is a Tag at run time.
 type tag struct {
 	name  string
@@ -28,6 +25,8 @@ type tag struct {
 	codec
 	deadband  Deadband
 	heartbeat time.Duration
+	write     *Write // nil: it can't be written
+	measure   string // kW
 
 	now    state // what this poll read
 	sent   state // what was recorded last
@@ -46,12 +45,30 @@ func (s *state) set(bad string) { s.known, s.bad = true, bad }
 // newTag compiles a tag that was checked.
 func newTag(t Tag) *tag {
 	form := formats[t.Type]
-	return &tag{
-		name: t.Name, key: append(appendString(nil, t.Name), ':'), class: t.Class,
-		table: tables[t.Read], at: t.At - t.Base, count: form.count(t.Length),
-		codec:    codec{format: form, order: orders[t.Order], linear: newLinear(t.Scale, t.Offset)},
-		deadband: t.Deadband, heartbeat: t.Heartbeat,
+	c := codec{format: form, order: orders[t.Order], linear: newLinear(t.Scale, t.Offset)}
+	switch {
+	case t.Bit != nil:
+		c.part = part{low: *t.Bit, width: 1, flag: true}
+	case t.Bits != nil:
+		c.part = part{low: t.Bits.Low, width: t.Bits.High - t.Bits.Low + 1}
 	}
+	if t.Map != nil {
+		c.words = make(map[uint64][]byte, len(t.Map))
+		for n, word := range t.Map {
+			c.words[uint64(n)] = appendString(nil, word)
+		}
+	}
+	out := &tag{
+		name: t.Name, key: append(appendString(nil, t.Name), ':'), class: t.Class,
+		table: tables[t.Read], at: t.At - t.Base, count: form.count(t.Length), codec: c,
+		deadband: t.Deadband, heartbeat: t.Heartbeat, measure: t.Unit,
+	}
+	if t.Write != nil {
+		w := *t.Write
+		w.Expire = or(w.Expire, defaultExpire)
+		out.write = &w
+	}
+	return out
 }
 
 // send says whether a reading at that time names the tag: without a deadband
@@ -81,7 +98,7 @@ func (t *tag) moved() bool {
 		width *= math.Abs(sent.f) / 100
 	}
 	distance := math.Abs(now.f - sent.f)
-	if t.kind == kindInt || t.kind == kindUint {
+	if t.integer() {
 		// From the integers themselves: near 2^64 neighbours are one float64.
 		distance = float64(t.gap(now.raw, sent.raw)) * math.Abs(t.scale)
 	}
@@ -109,19 +126,23 @@ func (t *tag) recorded(at time.Time) {
 
 // record makes an event of what was read for each class, and hands it to the
 // sink. It returns the sink's error. A class of which no tag is to be named
-// makes none.
+// makes none, nor does one that is held.
 func (s *Source) record(ctx context.Context, d *device, classes [][]*tag, at time.Time) error {
 	at = at.UTC()
 	for _, tags := range classes {
-		payload := appendReading(nil, d.name, at, tags)
-		if payload == nil {
+		class := tags[0].class
+		if s.isHeld(class) {
+			continue
+		}
+		s.scratch = appendReading(s.scratch[:0], d.name, at, tags)
+		if len(s.scratch) == 0 {
 			continue
 		}
 		e := drivers.Event{
-			Class: tags[0].class, Source: s.name, Device: d.name, Subject: d.name,
-			Type: drivers.TypeModbusReading, ContentType: drivers.ContentJSON, Time: at, Payload: payload,
+			Class: class, Source: s.name, Device: d.name, Subject: d.name,
+			Type: drivers.TypeModbusReading, ContentType: drivers.ContentJSON, Time: at, Payload: bytes.Clone(s.scratch),
 		}
-		if err := s.hand(ctx, e); err != nil {
+		if err := s.outlets[class].hand(ctx, e); err != nil {
 			return fmt.Errorf("record a reading of device %q: %w", d.name, err)
 		}
 		for _, t := range tags {
@@ -131,23 +152,6 @@ func (s *Source) record(ctx context.Context, d *device, classes [][]*tag, at tim
 		}
 	}
 	return nil
-}
-
-// hand gives an event to the sink. If ctx ends before the sink has room, it is
-// offered once more for a short time, since it has been read already.
-func (s *Source) hand(ctx context.Context, e drivers.Event) error {
-	s.stats.waiting(e.Class)
-	defer s.stats.waiting("")
-	err := s.sink.Append(ctx, e, nil)
-	if err != nil && ctx.Err() != nil {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-		defer cancel()
-		err = s.sink.Append(last, e, nil)
-	}
-	if err == nil {
-		s.stats.took(e.Class)
-	}
-	return err
 }
 
 // appendReading appends the JSON of a reading that names those tags that are to

@@ -21,8 +21,7 @@ func sending(t *testing.T, x Tag, values ...any) string {
 		case string:
 			one.now.set(v)
 		case bool:
-			one.bit(&one.now.value, v)
-			one.now.set("")
+			one.now.set(one.bit(&one.now.value, v))
 		case int:
 			data := binary.BigEndian.AppendUint64(nil, uint64(v))
 			one.now.set(one.registers(&one.now.value, data[8-2*one.count:]))

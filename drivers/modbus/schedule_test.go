@@ -27,6 +27,61 @@ func simulate(s *schedule, length time.Duration, cost func(g *group) time.Durati
 	}
 }
 
+// TestDeadUnitTakesLittleOfTheBus plays a bus of five units, the last of which is
+// dead, with a time-out of a second, default retries and breaker, on a clock of its own.
+func TestDeadUnitTakesLittleOfTheBus(t *testing.T) {
+	const timeout, length = time.Second, 10 * time.Minute
+	rate := func(openAfter int) (worst float64) {
+		s := groupsOf(time.Second, time.Second, time.Second, time.Second, time.Second)
+		groups := slices.Clone(s.groups)
+		dead, now := groups[4], time.Unix(1_000_000, 0)
+		b := &breaker{openAfter: openAfter, retry: defaultRetry, max: defaultBreakerMax}
+		polls, _ := simulate(s, length, func(g *group) time.Duration {
+			now = g.due
+			switch {
+			case g != dead:
+				return 20 * time.Millisecond
+			case !b.allows(now):
+				return 0
+			}
+			probing := b.open()
+			b.failed(now, badTimeout)
+			if probing {
+				return timeout
+			}
+			return 2 * timeout
+		})
+		worst = 1
+		for _, g := range groups[:4] {
+			worst = min(worst, float64(len(polls[g]))/length.Seconds())
+		}
+		return worst
+	}
+	if got := rate(defaultOpenAfter); got < 0.95 {
+		t.Errorf("a living unit has %.1f %% of its rate", 100*got)
+	}
+	if got := rate(0); got > 0.95 {
+		t.Errorf("without a breaker it would have %.1f %% as well: this test shows nothing", 100*got)
+	}
+}
+
+// TestManyDevicesMissNothing plays 200 devices that keep the bus busy for most of
+// the time.
+func TestManyDevicesMissNothing(t *testing.T) {
+	every := make([]time.Duration, 200)
+	for i := range every {
+		every[i] = time.Second
+	}
+	s := groupsOf(every...)
+	groups := slices.Clone(s.groups)
+	polls, missed := simulate(s, time.Minute, func(*group) time.Duration { return 4500 * time.Microsecond })
+	for i, g := range groups {
+		if missed[g] != 0 || len(polls[g]) < 60 {
+			t.Errorf("device %d was polled %d times and missed %d slots", i, len(polls[g]), missed[g])
+		}
+	}
+}
+
 func groupsOf(every ...time.Duration) *schedule {
 	s := &schedule{}
 	for _, e := range every {

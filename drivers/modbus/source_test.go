@@ -102,30 +102,6 @@ func TestTagOfAnotherClassMakesAnEventOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestFullBufferSlowsPollsDown(t *testing.T) {
-	t.Parallel()
-	p := newPeer(t, func(c net.Conn, _ int, req []byte) { c.Write(dataOf(req, 0, 1)) }, nil)
-	sink := newMemory()
-	sink.full.Store(true)
-	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: sink, Devices: []Device{
-		{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}},
-	}})
-	until(t, "the source waits for room", func() bool { return sink.turned.Load() > 0 })
-	until(t, "the state says so", func() bool { return strings.Contains(s.Stats().State, "waiting for room in class process") })
-	if n := p.requests.Load(); n != 1 {
-		t.Errorf("%d requests while the buffer is full, want 1", n)
-	}
-	sink.full.Store(false)
-	sink.next(t)
-	sink.next(t)
-	if n := s.polls("d", resultMissed); n < 50 {
-		t.Errorf("%d slots counted as missed, want those of more than half a second", n)
-	}
-	if !strings.Contains(s.Stats().State, "polls missed") {
-		t.Errorf("state %q", s.Stats().State)
-	}
-}
-
 func TestStopRecordsWhatWasRead(t *testing.T) {
 	t.Parallel()
 	asked := make(chan struct{}, 10)
@@ -160,9 +136,9 @@ func TestStopOffersAReadingOnceMore(t *testing.T) {
 	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: sink, Devices: []Device{
 		{Name: "d", Unit: 1, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}},
 	}})
-	until(t, "the source waits for room", func() bool { return sink.turned.Load() == 1 })
+	until(t, "the reading waits in the background", func() bool { return sink.turned.Load() == 2 })
 	s.cancel()
-	until(t, "it is offered once more", func() bool { return sink.turned.Load() == 2 })
+	until(t, "it is offered once more", func() bool { return sink.turned.Load() == 3 })
 	sink.full.Store(false)
 	if r := sink.next(t); string(r.Values["v"]) != "7" {
 		t.Errorf("got %s", r.event.Payload)

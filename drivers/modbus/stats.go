@@ -5,18 +5,20 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"sluice/drivers"
 )
 
-// Results that polls are counted by, beside those of reasonOf. Missed and
-// breaker-open are slots in which the device was not polled.
+// Results that polls are counted by, beside those of reasonOf. Missed,
+// breaker-open and held are slots in which the device was not polled.
 const (
 	resultOK      = "ok"
 	resultMissed  = "missed"
 	resultBreaker = "breaker-open"
+	resultHeld    = "held"
 )
 
 // stats is what Stats returns, kept by Run's goroutine.
@@ -28,8 +30,7 @@ type stats struct {
 	total      drivers.Stats
 	devices    map[string]*drivers.DeviceStats
 	missed     uint64
-	held       string    // the class that has no room
-	heldSince  time.Time // when it had to wait
+	held       []string // the classes that have no room, sorted
 }
 
 // prepare makes every counter that is known beforehand, so that it is there at
@@ -40,7 +41,7 @@ func (s *stats) prepare(connection string, devices []*device) {
 	s.devices = map[string]*drivers.DeviceStats{}
 	for _, d := range devices {
 		polls := map[string]uint64{}
-		for _, result := range []string{resultOK, badTimeout, badConnection, badInvalid, resultMissed, resultBreaker} {
+		for _, result := range []string{resultOK, badTimeout, badConnection, badInvalid, resultMissed, resultBreaker, resultHeld} {
 			polls[result] = 0
 		}
 		s.devices[d.name] = &drivers.DeviceStats{Name: d.name, Polls: polls}
@@ -61,7 +62,7 @@ func (s *stats) count(device, result string, n int) {
 }
 
 // polled notes what a poll came to.
-func (s *stats) polled(device string, o outcome) {
+func (s *stats) polled(device string, o *outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.started, s.linked = true, !o.noLink
@@ -83,11 +84,11 @@ func (s *stats) setUp(device string, up bool) (news bool) {
 	return news
 }
 
-// waiting notes the class whose event the sink has been offered; empty: none.
-func (s *stats) waiting(class string) {
+// hold notes which classes have no room.
+func (s *stats) hold(classes []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held, s.heldSince = class, time.Now()
+	s.held = classes
 }
 
 // took counts an event that the sink took.
@@ -140,8 +141,8 @@ func (s *stats) state(up int) string {
 	if s.missed > 0 {
 		text += fmt.Sprintf(", %d polls missed", s.missed)
 	}
-	if wait := time.Since(s.heldSince); s.held != "" && wait > time.Second {
-		text += fmt.Sprintf(", waiting for room in class %s for %v", s.held, wait.Truncate(time.Second))
+	if len(s.held) > 0 {
+		text += fmt.Sprintf(", polls of class %s are held: the buffer is full", strings.Join(s.held, ", "))
 	}
 	return text
 }

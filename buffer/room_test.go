@@ -1,0 +1,40 @@
+package buffer
+
+import (
+	"context"
+	"testing"
+
+	"sluice/drivers"
+)
+
+var _ drivers.Roomy = (*Buffer)(nil)
+
+// TestAFullClassHasNoRoomUntilItIsDelivered offers events as a source does that asks
+// first, and nothing else: room must come back without an Append that waits for it.
+func TestAFullClassHasNoRoomUntilItIsDelivered(t *testing.T) {
+	r := start(t, config(t, func(c *Config) {
+		c.Classes = []Class{{Name: "process", KeepBytes: 1 << 20}, {Name: "alarm"}}
+		c.Memory = 1 << 20
+	}))
+	if !r.Room("process") || !r.Room("alarm") || !r.Room("unknown") {
+		t.Fatal("an empty buffer has no room")
+	}
+	n := 0
+	for ; r.Room("process"); n++ {
+		e := event("process", n)
+		e.Payload = noise(n, 4096)
+		if err := r.Append(context.Background(), e, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !r.Stats().Classes["process"].Blocked || !r.Room("alarm") {
+		t.Errorf("no room after %d events, alarm %v, %+v", n, r.Room("alarm"), r.Stats().Classes["process"])
+	}
+	rd := r.reader("central")
+	for i := 0; i < n; {
+		b := next(t, rd)
+		i += len(b.Events)
+		rd.Ack("process", b.Last())
+	}
+	waitFor(t, "room", func() bool { return r.Room("process") })
+}
