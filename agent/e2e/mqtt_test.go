@@ -38,6 +38,7 @@ func (p *plant) finish(t *testing.T, qos byte) report {
 	t.Helper()
 	p.kafka.link.set(t, pass)
 	publish(t, p.broker, qos, backlog, backlog+1000)
+	p.awaitRead(t, backlog+1000)
 	r := p.settle(t, backlog+1000)
 	p.wantNothingWaiting(t)
 	return r
@@ -95,7 +96,7 @@ func mqttRedelivery(t *testing.T, k *kafka) {
 	link := startProxy(t, loopback(broker.port))
 	p := newMQTTPlant(t, k, broker, mqttSource{class: smallClass, server: "tcp://" + link.addr, extra: "keep_alive: 1s\n"})
 	p.fillUp(t, 1)
-	for range 4 {
+	for range 3 {
 		before := broker.connects(clientID)
 		link.set(t, reset)
 		time.Sleep(100 * time.Millisecond)
@@ -103,7 +104,7 @@ func mqttRedelivery(t *testing.T, k *kafka) {
 		p.awaitConnect(t, before)
 	}
 	before := broker.connects(clientID)
-	time.Sleep(5 * time.Second)
+	time.Sleep(4 * time.Second)
 	if n := broker.connects(clientID) - before; n > 0 {
 		t.Errorf("%d new connections while the agent held Mosquitto up: %s", n, p.status(t).LastError)
 	}
@@ -180,6 +181,7 @@ func mqttQoS2Killed(t *testing.T, k *kafka) {
 		p.killAndRestart(t, 0)
 	}
 	<-done
+	p.awaitRead(t, total/2)
 	p.settle(t, total/2)
 	p.wantNothingWaiting(t)
 }

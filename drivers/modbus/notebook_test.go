@@ -201,3 +201,21 @@ func TestRefusedTagIsTriedAgainAtGrowingIntervals(t *testing.T) {
 		t.Error("tried again at each return of a device that comes and goes")
 	}
 }
+
+func TestTimesOfNotesAreBoundedByTheClockOfToday(t *testing.T) {
+	x, now := &tag{name: "v"}, time.Unix(1_000_000, 0)
+	for _, test := range []struct{ next, want time.Duration }{
+		{time.Hour, time.Hour}, {-time.Hour, 0}, {20 * 365 * 24 * time.Hour, 2 * time.Hour},
+	} {
+		d := &device{tags: []*tag{x}, lessons: newLessons()}
+		known := notesDevice{Refused: []notesRefusal{{"v", "exception-2", 7200, now.Add(test.next)}},
+			Cuts: []notesCut{{"holding", 5, now.Add(test.next)}}}
+		known.teach(d, now)
+		if got := d.lessons.refused[x].next.Sub(now); got != test.want {
+			t.Errorf("noted for %v: tried again after %v, want %v", test.next, got, test.want)
+		}
+		if until, has := d.lessons.cuts[cut{tables["holding"], 5}]; has != (test.next > 0) || until.Sub(now) > cutsKept && has {
+			t.Errorf("noted for %v: a cut until %v, %v", test.next, until, has)
+		}
+	}
+}

@@ -368,3 +368,42 @@ func TestWritesAndPollsTakeTurns(t *testing.T) {
 		t.Errorf("%d requests overlapped", n)
 	}
 }
+
+func TestWriteWhoseTurnComesLateIsNotSent(t *testing.T) {
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) { c.Write(req) }, nil)
+	c := Config{Name: "bus", Connection: p.url(), Sink: newMemory(), Devices: []Device{
+		{Name: "d", Unit: 1, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16", Write: bounds(0, 10)}}},
+	}}
+	s, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := s.prepare(WriteRequest{Device: "d", Tag: "v", Value: json.RawMessage("7"), Issued: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.ctx, j.until = context.Background(), time.Now().Add(-time.Millisecond)
+	if w := s.write(context.Background(), j); !errors.Is(w.err, ErrLate) || p.requests.Load() != 0 {
+		t.Errorf("%v, %d requests", w.err, p.requests.Load())
+	}
+}
+
+func TestAnswerToAWriteMustFitInEveryByte(t *testing.T) {
+	request := []byte{0x12, 0x34, 0, 0, 0, 6, 3, 6, 0, 9, 1, 2}
+	if err := checkAnswer(request, request); err != nil {
+		t.Error(err)
+	}
+	for i := range request {
+		if i >= 2 && i <= 5 {
+			continue // cutFrame's
+		}
+		frame := append([]byte{}, request...)
+		frame[i] ^= 1
+		if err := checkAnswer(request, frame); !errors.Is(err, errInvalid) {
+			t.Errorf("byte %d changed: %v", i, err)
+		}
+	}
+	if err := checkAnswer(request, []byte{0x12, 0x34, 0, 0, 0, 3, 3, 0x86, 2}); err != nil {
+		t.Errorf("exception: %v", err)
+	}
+}
