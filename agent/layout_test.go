@@ -19,10 +19,10 @@ import (
 // Data flows driver → buffer → uplink, and only agent sees all.
 var mayImport = map[string][]string{
 	"agent":                     {"agent/config", "agent/control", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink"},
-	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/web", "buffer", "drivers"},
+	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
-	"agent/config":              {},
+	"agent/config":              {"drivers/modbus/profiles"},
 	"agent/control":             {},
 	"agent/web":                 {"drivers"},
 	"agent/simulate":            {},
@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"drivers/mqtt":              {"drivers", "drivers/mqtt/sparkplug"},
 	"drivers/mqtt/sparkplug":    {"drivers"},
 	"drivers/modbus":            {"drivers"},
+	"drivers/modbus/profiles":   {},
 	"uplink":                    {"buffer", "drivers"},
 }
 

@@ -50,6 +50,17 @@ func (f *tlsFiles) connect() (*tls.Config, error) {
 	return f.config(), err
 }
 
+// TLS returns settings that are read again at each call, for each connect; nil
+// where c is. Here all files must be good; what is wrong with a later one is logged,
+// and what was read before stays in use.
+func TLS(c *config.TLS, log *slog.Logger) (func() (*tls.Config, error), error) {
+	f, err := clientTLS(c, log)
+	if f == nil || err != nil {
+		return nil, err
+	}
+	return f.current, nil
+}
+
 // current is connect for who has nowhere to show the error: what is wrong with a
 // file is logged, once until it is another thing.
 func (f *tlsFiles) current() (*tls.Config, error) {

@@ -188,17 +188,14 @@ func (a *Agent) modbusSource(name string, c *config.Modbus) (*modbus.Source, err
 // modbusConfig resolves profiles into devices. The driver takes 0 for "the
 // default", the config file has its defaults filled in: 0 there means none.
 func modbusConfig(name string, c *config.Modbus, log *slog.Logger) (modbus.Config, error) {
-	tls, err := clientTLS(c.TLS, log.With("source", name))
+	tls, err := TLS(c.TLS, log.With("source", name))
 	if err != nil {
 		return modbus.Config{}, fmt.Errorf("modbus.tls: %w", err)
 	}
 	m := modbus.Config{
-		Name: name, Connection: c.Connection, Timeout: c.Timeout, Retries: orNone(c.Retries), FrameGap: c.FrameGap, Log: log.With("source", name),
+		Name: name, Connection: c.Connection, TLS: tls, Timeout: c.Timeout, Retries: orNone(c.Retries), FrameGap: c.FrameGap, Log: log.With("source", name),
 		Grouping: modbus.Grouping{MaxGap: orNone(c.Grouping.MaxGap), MaxRegisters: c.Grouping.MaxRegisters, MaxBits: c.Grouping.MaxBits},
 		Breaker:  modbus.Breaker{OpenAfter: orNone(c.Breaker.OpenAfter), Retry: c.Breaker.Retry, Max: c.Breaker.Max},
-	}
-	if tls != nil {
-		m.TLS = tls.current
 	}
 	for i := range c.Devices {
 		d := &c.Devices[i]
@@ -215,7 +212,7 @@ func modbusConfig(name string, c *config.Modbus, log *slog.Logger) (modbus.Confi
 
 func modbusTag(t *config.ResolvedTag) modbus.Tag {
 	tag := modbus.Tag{Name: t.Name, Read: t.Read, At: t.At, Base: t.Base, Type: t.Type, Order: t.ByteOrder, Scale: t.Scale,
-		Offset: t.Offset, Length: t.Length, Unit: t.Unit, Bit: t.Bit, Map: t.Words(), Heartbeat: t.Heartbeat, Every: t.Every, Class: t.Class}
+		Offset: t.Offset, Length: t.Length, Unit: t.Unit, Bit: t.Bit, Map: t.Words(), Missing: t.Missing, Heartbeat: t.Heartbeat, Every: t.Every, Class: t.Class}
 	if low, high, ok := t.BitRange(); ok {
 		tag.Bits = &modbus.BitRange{Low: low, High: high}
 	}

@@ -53,6 +53,7 @@ func commands() []command {
 		{"replay", "--class C --from T [--to T] --uplink U [--topic T] [--json]", "have the running agent send a range of time again", replay},
 		{"buffer", "stat|verify|export|repair|compact [--data-dir DIR] [--json] [--class C] [--dry-run]",
 			"look into the buffer of an agent that does not run, or mend it; verify and repair --dry-run exit 3 where damage is found", bufferCommand},
+		{"modbus", "scan|read|write|profiles|profile ...", "commissioning: find units, read and write registers in any type and order, ready register maps", modbusCommand},
 		{"config", "schema", "print the JSON Schema of the config file", configCommand},
 		{"simulate", "[plant|demo] [flags]", "a plant on loopback to try things out: MQTT, Modbus, Kafka", simulate},
 		{"version", "[--json]", "show version, commit and Go version", version},

@@ -104,7 +104,7 @@ func (d *decoder) checkModbus(m *Modbus, path string) {
 func (d *decoder) checkDevice(m *Modbus, dev *Device, path string) {
 	profile := find(m.Profiles, func(p *Profile) bool { return p.Name == dev.Profile })
 	if dev.Profile != "" && profile == nil {
-		d.wrong(path+".profile", d.show(path+".profile", dev.Profile)+" is not the name of a profile", names(m.Profiles, func(p Profile) string { return p.Name }))
+		d.wrong(path+".profile", d.show(path+".profile", dev.Profile)+" is not the name of a profile", knownProfiles(m))
 	} else if dev.Profile == "" && len(dev.Tags) == 0 && !d.bad[path] && !d.bad[path+".tags"] {
 		d.wrong(path, "reads nothing", "a profile, tags, or both")
 	}

@@ -47,6 +47,7 @@ func (d *decoder) checkTag(t *Tag, limits Grouping, base int, path string) {
 	d.checkTagBits(t, path)
 	d.checkTagMap(t, path)
 	d.checkTagWrite(t, path)
+	d.checkMissing(t, path)
 }
 
 // checkTagPlace checks that the tag lies in its table and fits one request.

@@ -41,6 +41,7 @@ func (d *decoder) completeSource(s *Source) {
 		return
 	}
 	d.completeTLS(s.Modbus.TLS)
+	d.builtinProfiles(s.Modbus, join("sources", s.Name)+".modbus")
 	for _, tags := range tagLists(s.Modbus) {
 		for i := range tags {
 			if t := &tags[i]; t.Type == "" && (t.Read == "coil" || t.Read == "discrete") {

@@ -143,7 +143,9 @@ type Device struct {
 	Name string `yaml:"-"`
 	// Address of the unit. On TCP many devices want 1, 0 or 255.
 	Unit int `yaml:"unit" required:"true" range:"0..255"`
-	// Name of its profile.
+	// Name of its profile: one of this source's, or one of the built-in ones that
+	// `sluice modbus profiles` lists. A built-in one that takes short requests only
+	// lowers grouping.max_registers of the source.
 	Profile string `yaml:"profile"`
 	// Time between polls.
 	Every time.Duration `yaml:"every" default:"1s" range:"10ms..24h"`
@@ -199,6 +201,10 @@ type Tag struct {
 	// Words for raw numbers; of a bool 0 and 1. The value is the word. A number
 	// without one makes the tag bad, with the reason unmapped-NUMBER.
 	Map map[string]string `yaml:"map" like:"map: { 0: off, 1: run }"`
+	// Raw number, such as 0x80000000, that the device sends where it has no value:
+	// the bits of the tag, before scale and offset. The tag is bad then, with the
+	// reason missing.
+	Missing string `yaml:"missing"`
 	// Declares that the tag may be written, and within which bounds. Left out: it
 	// may not.
 	Write *Write `yaml:"write,inherit"`

@@ -99,6 +99,9 @@ func checkTag(p *problems, t Tag, limits Grouping) {
 	checkNumber(p, t, form)
 	checkPart(p, t, form)
 	checkMap(p, t, form)
+	if _, err := missingBits(t.Missing, form); err != nil {
+		p.addf("%v", err)
+	}
 	checkWrite(p, t, form)
 }
 

@@ -1,7 +1,10 @@
 package modbus
 
 import (
+	"errors"
+	"fmt"
 	"math"
+	"math/big"
 	"time"
 	"unicode/utf8"
 )
@@ -20,6 +23,28 @@ func checkPart(p *problems, t Tag, form format) {
 	case t.Bits.Low < 0 || t.Bits.Low > t.Bits.High || t.Bits.High > last:
 		p.addf("bits is %d-%d (allowed: from 0 to %d, the lower one first)", t.Bits.Low, t.Bits.High, last)
 	}
+}
+
+// missingBits reads the number that stands for "not available": the bits of a
+// whole register value. A negative one is in two's complement. nil: the text is
+// empty.
+func missingBits(text string, form format) (*uint64, error) {
+	if text == "" {
+		return nil, nil
+	}
+	n, ok := new(big.Int).SetString(text, 0)
+	width := 8 * form.size
+	switch {
+	case width < 16:
+		return nil, errors.New("missing makes no sense with this type (only with numbers of whole registers)")
+	case !ok || n.BitLen() > width || n.Sign() < 0 && n.Cmp(new(big.Int).Neg(new(big.Int).Lsh(big.NewInt(1), uint(width-1)))) < 0:
+		return nil, fmt.Errorf("missing is %q (allowed: a whole number of %d bits, such as 0x8000)", text, width)
+	}
+	if n.Sign() < 0 {
+		n.Add(n, new(big.Int).Lsh(big.NewInt(1), uint(width)))
+	}
+	bits := n.Uint64()
+	return &bits, nil
 }
 
 // checkMap checks the words of a tag.

@@ -76,9 +76,10 @@ type Tag struct {
 	Length int    // registers of a string or of bytes, 1 to 125; of other types 0
 	Unit   string // what the value is counted in (kW): for people only
 
-	Bit  *int             // the value is this one bit of a register value, as a bool; 0 is the least significant one after Order; nil: all bits
-	Bits *BitRange        // the value is the number in these bits; with a signed Type its highest bit is the sign; nil: all bits
-	Map  map[int64]string // the value is the word of the raw number (of a bool: 0 or 1), each 1 to 128 bytes; a number without one is bad: unmapped-N. nil: the number itself
+	Bit     *int             // the value is this one bit of a register value, as a bool; 0 is the least significant one after Order; nil: all bits
+	Bits    *BitRange        // the value is the number in these bits; with a signed Type its highest bit is the sign; nil: all bits
+	Map     map[int64]string // the value is the word of the raw number (of a bool: 0 or 1), each 1 to 128 bytes; a number without one is bad: unmapped-N. nil: the number itself
+	Missing string           // raw number that stands for "no value", such as 0x80000000: the tag is bad then, with the reason missing; empty: there is none
 
 	Deadband  Deadband      // leaves the tag out while its value hardly moves
 	Heartbeat time.Duration // with a deadband: the longest silence, 100ms to 24h; 0: the device's

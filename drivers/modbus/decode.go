@@ -108,6 +108,8 @@ type codec struct {
 	linear
 	part  part
 	words map[uint64][]byte // by raw value, in JSON; nil: the number itself is the value
+
+	missing *uint64 // the bits that stand for "not available"; nil: there are none
 }
 
 // part is a run of bits of a register value, 0 the least significant. The zero
@@ -140,9 +142,10 @@ type value struct {
 
 // Why a value that arrived is none. They stand in the `bad` of a reading.
 const (
-	badNumber = "not-a-number"
-	badText   = "not-text"
-	unmapped  = "unmapped-" // and the number for which the map has no word
+	badNumber  = "not-a-number"
+	badText    = "not-text"
+	badMissing = "missing"
+	unmapped   = "unmapped-" // and the number for which the map has no word
 )
 
 // bit reads one coil or discrete input.
@@ -181,6 +184,9 @@ func (c *codec) registers(v *value, data []byte) (bad string) {
 	var buf [8]byte
 	b := buf[:len(data)]
 	c.arrange(b, data)
+	if c.missing != nil && unsigned(b) == *c.missing {
+		return badMissing
+	}
 	if c.size == 1 {
 		b = b[1:] // the low byte of the register
 	}

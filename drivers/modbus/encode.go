@@ -101,16 +101,16 @@ func ratOf(f float64) *big.Rat {
 
 // encodeNumber finds the raw number that is nearest to want and takes it if it
 // is read as want.
-func (t *tag) encodeNumber(want *big.Rat) ([]byte, error) {
-	exact := new(big.Rat).Sub(want, ratOf(t.offset))
-	exact.Quo(exact, ratOf(t.scale))
-	raw, ok := t.nearest(exact)
+func (c *codec) encodeNumber(want *big.Rat) ([]byte, error) {
+	exact := new(big.Rat).Sub(want, ratOf(c.offset))
+	exact.Quo(exact, ratOf(c.scale))
+	raw, ok := c.nearest(exact)
 	if !ok {
 		return nil, fmt.Errorf("%s doesn't fit into the registers", decimalText(want))
 	}
-	data := t.onWire(raw)
+	data := c.onWire(raw)
 	var back value
-	if bad := t.registers(&back, data); bad != "" {
+	if bad := c.registers(&back, data); bad != "" {
 		return nil, fmt.Errorf("%s would be read back as %s", decimalText(want), bad)
 	}
 	got, ok := new(big.Rat).SetString(string(back.text))
@@ -122,11 +122,11 @@ func (t *tag) encodeNumber(want *big.Rat) ([]byte, error) {
 
 // nearest returns the raw bits of the number nearest to x; false if it is out of
 // the type's range.
-func (t *tag) nearest(x *big.Rat) (raw uint64, ok bool) {
-	width := 8 * t.size
-	if t.kind == kindFloat {
+func (c *codec) nearest(x *big.Rat) (raw uint64, ok bool) {
+	width := 8 * c.size
+	if c.kind == kindFloat {
 		f, _ := x.Float64()
-		switch t.size {
+		switch c.size {
 		case 2:
 			return toHalf(f)
 		case 4:
@@ -136,7 +136,7 @@ func (t *tag) nearest(x *big.Rat) (raw uint64, ok bool) {
 		return math.Float64bits(f), !math.IsInf(f, 0)
 	}
 	n := rounded(x)
-	switch t.kind {
+	switch c.kind {
 	case kindInt:
 		limit := new(big.Int).Lsh(big.NewInt(1), uint(width-1))
 		ok = n.Cmp(limit) < 0 && n.Cmp(new(big.Int).Neg(limit)) >= 0
@@ -145,7 +145,7 @@ func (t *tag) nearest(x *big.Rat) (raw uint64, ok bool) {
 		if !n.IsUint64() {
 			return 0, false
 		}
-		return toBCD(n.Uint64(), t.size)
+		return toBCD(n.Uint64(), c.size)
 	}
 	return n.Uint64(), n.Sign() >= 0 && n.BitLen() <= width
 }
@@ -185,18 +185,17 @@ func toBCD(n uint64, size int) (out uint64, ok bool) {
 }
 
 // onWire returns the low bytes of raw in the order in which they are sent.
-func (t *tag) onWire(raw uint64) []byte {
-	b := binary.BigEndian.AppendUint64(nil, raw)[8-2*t.count:]
+func (c *codec) onWire(raw uint64) []byte {
+	b := binary.BigEndian.AppendUint64(nil, raw)[8-2*c.count(0):]
 	data := make([]byte, len(b))
-	t.arrange(data, b) // its own inverse
+	c.arrange(data, b) // its own inverse
 	return data
 }
 
 // decimalText writes x for people.
 func decimalText(x *big.Rat) string {
-	f, exact := x.Float64()
-	if exact || x.IsInt() && x.Num().BitLen() > 64 {
-		return strconv.FormatFloat(f, 'g', -1, 64)
+	if x.IsInt() && x.Num().BitLen() <= 80 {
+		return x.Num().String()
 	}
-	return strings.TrimRight(x.FloatString(20), "0")
+	return new(big.Float).SetPrec(200).SetRat(x).Text('g', 20)
 }

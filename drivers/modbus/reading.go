@@ -52,6 +52,7 @@ func newTag(t Tag) *tag {
 	case t.Bits != nil:
 		c.part = part{low: t.Bits.Low, width: t.Bits.High - t.Bits.Low + 1}
 	}
+	c.missing, _ = missingBits(t.Missing, form) // it was checked
 	if t.Map != nil {
 		c.words = make(map[uint64][]byte, len(t.Map))
 		for n, word := range t.Map {
