@@ -6,6 +6,7 @@
 //	wire.go     from config to sources, buffer,   metrics.go  the same for Prometheus
 //	            uplinks                           tls.go      certificates, reloaded
 //	stranded.go events for uplinks that are gone   tap.go      events shown as they pass
+//	probe.go    each source and uplink, once
 //	security.go what is reported as an event       replay.go   stored events sent again
 package agent
 

@@ -77,29 +77,38 @@ func routes(cfg *config.Config) map[string][]string {
 func (a *Agent) makeUplinks() error {
 	for i := range a.cfg.Uplinks {
 		u := &a.cfg.Uplinks[i]
-		tls, err := clientTLS(u.Kafka.TLS, a.log.With("uplink", u.Name))
+		c, err := uplinkConfig(a.cfg, u, a.log)
 		if err != nil {
-			return fmt.Errorf("uplinks.%s.kafka.tls: %w", u.Name, err)
+			return fmt.Errorf("uplinks.%s.%w", u.Name, err)
 		}
 		reader, err := a.buffer.Reader(u.Name)
 		if err != nil {
 			return fmt.Errorf("uplinks.%s: %w", u.Name, err)
 		}
 		a.uplinks = append(a.uplinks, destination{name: u.Name, reader: reader})
-		c := uplink.Config{
-			Name: u.Name, Agent: a.cfg.Agent.ID, Labels: a.cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls.lasting(),
-			Topic: u.Kafka.Topic, Key: u.Kafka.Key, Compression: u.Kafka.Compression,
-			WindowBytes: int(min(uplink.DefaultWindowBytes, int64(a.cfg.Agent.MemoryLimit)/windowShare)),
-			Reader:      tappedLog{reader, u.Name, &a.taps}, Log: a.log,
-		}
-		if s := u.Kafka.SASL; s != nil {
-			c.SASL = uplink.SASL{Mechanism: s.Mechanism, Username: s.Username, Password: s.Password.Value}
-		}
+		c.Reader = tappedLog{reader, u.Name, &a.taps}
 		if a.uplinks[i].kafka, err = uplink.New(c); err != nil {
 			return fmt.Errorf("uplinks.%s: %w", u.Name, err)
 		}
 	}
 	return nil
+}
+
+// uplinkConfig is what an uplink of the config makes of it, without a reader.
+func uplinkConfig(cfg *config.Config, u *config.Uplink, log *slog.Logger) (uplink.Config, error) {
+	tls, err := clientTLS(u.Kafka.TLS, log.With("uplink", u.Name))
+	if err != nil {
+		return uplink.Config{}, fmt.Errorf("kafka.tls: %w", err)
+	}
+	c := uplink.Config{
+		Name: u.Name, Agent: cfg.Agent.ID, Labels: cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls.lasting(),
+		Topic: u.Kafka.Topic, Key: u.Kafka.Key, Compression: u.Kafka.Compression,
+		WindowBytes: int(min(uplink.DefaultWindowBytes, int64(cfg.Agent.MemoryLimit)/windowShare)), Log: log,
+	}
+	if s := u.Kafka.SASL; s != nil {
+		c.SASL = uplink.SASL{Mechanism: s.Mechanism, Username: s.Username, Password: s.Password.Value}
+	}
+	return c, nil
 }
 
 func (a *Agent) makeSources() error {

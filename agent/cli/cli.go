@@ -47,6 +47,7 @@ func commands() []command {
 		{"run", "", "run the agent in the foreground; SIGTERM stops, SIGHUP reloads", run},
 		{"check", "", "validate a config: every problem at once, as file:line:col; and say what waits for uplinks that it no longer has", check},
 		{"print-config", "", "show the effective config with defaults, secrets masked", printConfig},
+		{"probe", "[NAME…] [--json]", "connect to each source and uplink once: reachable, authorised, topic there, registers readable; exit 3 when something is not", probe},
 		{"status", "[--watch] [--json] [--addr HOST:PORT]", "show the running agent: rates, backlog, link state, last errors", status},
 		{"top", "[--addr HOST:PORT]", "the same, refreshed until Ctrl-C", top},
 		{"tap", "NAME [--count N] [--addr HOST:PORT]", "print events of a source, class or uplink as they pass, as JSON lines", tap},
