@@ -19,7 +19,7 @@ import (
 // Data flows driver → buffer → uplink, and only agent sees all.
 var mayImport = map[string][]string{
 	"agent":                     {"agent/config", "agent/control", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink"},
-	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles"},
+	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
 	"agent/config":              {"drivers/modbus/profiles"},
@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"drivers/modbus":            {"drivers"},
 	"drivers/modbus/profiles":   {},
 	"uplink":                    {"buffer", "drivers"},
+	"uplink/audit":              {},
 }
 
 // notInTheAgent are packages that only tests and the simulation may use.

@@ -55,6 +55,8 @@ func commands() []command {
 		{"buffer", "stat|verify|export|repair|compact [--data-dir DIR] [--json] [--class C] [--dry-run]",
 			"look into the buffer of an agent that does not run, or mend it; verify and repair --dry-run exit 3 where damage is found", bufferCommand},
 		{"modbus", "scan|read|write|profiles|profile ...", "commissioning: find units, read and write registers in any type and order, ready register maps", modbusCommand},
+		{"audit", "--brokers LIST --topic LIST | -c FILE --uplink LIST [--from T] [--to T] [--json] [flags]",
+			"read topics and prove from them alone that everything arrived; exit 3 on gaps that nothing explains", auditCommand},
 		{"config", "schema", "print the JSON Schema of the config file", configCommand},
 		{"simulate", "[plant|demo] [flags]", "a plant on loopback to try things out: MQTT, Modbus, Kafka", simulate},
 		{"version", "[--json]", "show version, commit and Go version", version},

@@ -33,11 +33,11 @@ func replay(ctx context.Context, c *call) error {
 	}
 	var err error
 	now := time.Now()
-	if r.From, err = moment(now, "--from", *from); err != nil {
-		return err
+	if r.From, err = moment(now, *from); err != nil {
+		return usageError{fmt.Errorf("replay: --from %w", err)}
 	}
-	if r.To, err = moment(now, "--to", *to); err != nil {
-		return err
+	if r.To, err = moment(now, *to); err != nil {
+		return usageError{fmt.Errorf("replay: --to %w", err)}
 	}
 	if !r.From.Before(r.To) {
 		return usageError{fmt.Errorf("replay: --from %s is not before --to %s", *from, *to)}
@@ -50,19 +50,6 @@ func replay(ctx context.Context, c *call) error {
 		*dir = cfg.Agent.DataDir
 	}
 	return c.replay(ctx, *dir, r, *js)
-}
-
-// moment reads a time, or an age before now.
-func moment(now time.Time, flag, text string) (time.Time, error) {
-	if age, err := time.ParseDuration(text); err == nil && age >= 0 {
-		return now.Add(-age), nil
-	}
-	for _, form := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
-		if t, err := time.ParseInLocation(form, text, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, usageError{fmt.Errorf("replay: %s %q is no time (2026-01-02T03:04:05Z, 2026-01-02T03:04 in this machine's zone, or an age such as 90m)", flag, text)}
 }
 
 func (c *call) replay(ctx context.Context, dir string, r control.ReplayRequest, js bool) error {
