@@ -26,7 +26,7 @@ var mayImport = map[string][]string{
 	"agent/control":             {},
 	"agent/web":                 {"drivers"},
 	"agent/simulate":            {},
-	"agent/e2e":                 {},
+	"agent/e2e":                 {"buffer", "drivers"},
 	"buffer":                    {"drivers"},
 	"buffer/powercut":           {"buffer", "drivers"},
 	"buffer/torture":            {"buffer", "drivers"},

@@ -12,9 +12,9 @@ import (
 	"sluice/drivers"
 )
 
-// stallLimit is how long records may be in flight on a link that works before
-// the agent calls itself unhealthy.
-const stallLimit = time.Minute
+// stallLimit is how long records may be without an answer on a link that works
+// before the agent calls itself unhealthy. The uplink tries a new client first.
+const stallLimit = 3 * time.Minute
 
 // Status implements web.View.
 func (a *Agent) Status() web.Status {
@@ -66,11 +66,13 @@ func (a *Agent) addUplink(st *web.Status, u destination, log buffer.Stats) {
 	}
 	st.Uplinks[u.name] = out
 	switch {
+	case k.Fenced: // nothing that a restart mends
+		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %s", u.name, k.State))
+	case k.Stuck > stallLimit:
+		st.Stalled = true
+		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %d records have no answer for %s on a link that works", u.name, k.InFlight, k.Stuck.Round(time.Second)))
 	case !k.Up:
 		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %s; events are buffered", u.name, withError(k.State, k.LastError)))
-	case k.InFlight > 0 && !k.LastAck.IsZero() && time.Since(k.LastAck) > stallLimit:
-		st.Stalled = true
-		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %d records in flight, nothing acknowledged for %s", u.name, k.InFlight, time.Since(k.LastAck).Round(time.Second)))
 	}
 }
 

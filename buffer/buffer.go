@@ -19,6 +19,7 @@
 //	scan.go     what a start finds           salvage.go  blocks out of a damaged file
 //	pages.go    is a file fit for bbolt      offline.go  looking in without an agent
 //	repair.go   mend and compact without an agent
+//	rejected.go copies of what was refused       rewind.go  send again
 package buffer
 
 import (
@@ -109,6 +110,8 @@ type Buffer struct {
 
 	mu      sync.Mutex
 	readers map[string]bool
+
+	rejectedMu sync.Mutex // one copy of a rejected event at a time
 }
 
 // Open opens the log in cfg.Dir, or creates it. Damaged segments are set aside

@@ -102,8 +102,8 @@ func (r *Reader) Ack(class string, seq uint64) {
 }
 
 // Reject accounts for one event that the uplink can never take: it appends a
-// gap record with the reason "rejected" and returns when that is durable, so
-// that the caller may then Ack past it. It returns ctx's error or ErrClosed
+// gap record with the reason "rejected", after it has kept a copy, and returns
+// when that is durable, so that the caller may then Ack past it. It returns ctx's error or ErrClosed
 // when that could not be done. why is for the log.
 func (r *Reader) Reject(ctx context.Context, class string, seq uint64, why string) error {
 	l := r.buf.lanes[class]
@@ -111,6 +111,7 @@ func (r *Reader) Reject(ctx context.Context, class string, seq uint64, why strin
 		return fmt.Errorf("reject: class %q: %w", class, ErrClass)
 	}
 	l.log.Error("an event was refused for good; a gap record stands for it", "uplink", r.uplink, "seq", seq, "reason", why)
+	r.buf.keepRejected(l, r.uplink, seq)
 	now := time.Now()
 	if err := l.account(ctx, newGap(seq, seq, reasonRejected, now, now)); err != nil {
 		return err

@@ -43,6 +43,10 @@ func (l *benchLog) Ack(_ string, seq uint64) {
 
 func (l *benchLog) Reject(context.Context, string, uint64, string) error { return nil }
 
+func (l *benchLog) Rewind() {}
+
+func (l *benchLog) Incarnation() string { return incarnation }
+
 func benchEvents() []drivers.Event {
 	events := make([]drivers.Event, benchBatch)
 	for i := range events {

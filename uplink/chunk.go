@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -16,6 +17,7 @@ const chunkRecords = 256
 type chunk struct {
 	lane    *lane
 	first   uint64 // sequence number of records[0]
+	before  int    // events of the transaction before it
 	records []kgo.Record
 	slots   []slot // one for each record that could be
 	sizes   []int  // bytes of each record in the window
@@ -81,6 +83,21 @@ func (c *chunk) add(r kgo.Record) {
 	c.sizes = append(c.sizes, size)
 	c.bytes += size
 	c.left++
+}
+
+// small cuts c off before the first record that is too large to go with others,
+// and returns how many are left.
+func (c *chunk) small() int {
+	i := slices.IndexFunc(c.sizes, func(size int) bool { return size > largeRecord })
+	if i < 0 {
+		return len(c.records)
+	}
+	for _, size := range c.sizes[i:] {
+		c.bytes -= size
+	}
+	c.left -= len(c.records) - i
+	c.records, c.sizes = c.records[:i], c.sizes[:i]
+	return i
 }
 
 // seq returns the sequence number of record i.

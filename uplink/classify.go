@@ -23,11 +23,12 @@ const (
 	refused                // stays until somebody changes something: said in words, produced again with long waits
 	purge                  // the topic was deleted and made again: forget what is known of it, then produce again
 	poison                 // this record can never be taken: set aside, go on
+	fenced                 // the broker takes the sender for an older one of the same id, or its transaction took too long
 	stopped                // we are stopping: leave it for the next run
 )
 
 func (v verdict) String() string {
-	return [...]string{"retry", "refused", "purge", "poison", "stopped"}[v]
+	return [...]string{"retry", "refused", "purge", "poison", "fenced", "stopped"}[v]
 }
 
 // classify decides what becomes of a record that failed with err. A poison
@@ -46,7 +47,10 @@ func classify(err error) verdict {
 		return poison
 	case kerr.UnknownTopicID, kerr.InconsistentTopicID:
 		return purge
+	case kerr.ProducerFenced, kerr.InvalidProducerEpoch:
+		return fenced
 	case kerr.SaslAuthenticationFailed, kerr.IllegalSaslState, kerr.UnsupportedSaslMechanism,
+		kerr.InvalidTransactionTimeout, kerr.InvalidReplicationFactor,
 		kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed,
 		kerr.InvalidTopicException, kerr.PolicyViolation, kerr.UnsupportedCompressionType,
 		kerr.UnsupportedVersion, kerr.UnsupportedForMessageFormat, kerr.InvalidRequiredAcks, kerr.SecurityDisabled:
@@ -122,6 +126,14 @@ func explainCode(ke *kerr.Error, topic string) string {
 		return fmt.Sprintf("the broker does not take this compression: change compression (%s)", name)
 	case kerr.MessageTooLarge, kerr.RecordListTooLarge:
 		return fmt.Sprintf("a record is too large for %s: raise max.message.bytes there (%s)", topic, name)
+	case kerr.TransactionalIDAuthorizationFailed:
+		return fmt.Sprintf("no permission for transactions: grant WRITE and DESCRIBE on transactional ids with the prefix sluice/ (%s)", name)
+	case kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.CoordinatorLoadInProgress:
+		return fmt.Sprintf("the cluster has nobody to coordinate transactions: are transaction.state.log.replication.factor brokers up? (%s)", name)
+	case kerr.InvalidTransactionTimeout:
+		return fmt.Sprintf("the cluster does not allow transactions of %s: raise transaction.max.timeout.ms (%s)", txnTimeout, name)
+	case kerr.ProducerFenced, kerr.InvalidProducerEpoch:
+		return fmt.Sprintf("the broker took another sender for the newer one, or a transaction took longer than %s (%s)", txnTimeout, name)
 	case kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend:
 		return fmt.Sprintf("too few brokers are up to write %s safely (%s)", topic, name)
 	}

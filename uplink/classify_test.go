@@ -24,8 +24,9 @@ func TestClassifyEveryCode(t *testing.T) {
 			kerr.ClusterAuthorizationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState,
 			kerr.UnsupportedVersion, kerr.UnsupportedForMessageFormat, kerr.PolicyViolation,
 			kerr.TransactionalIDAuthorizationFailed, kerr.SecurityDisabled, kerr.SaslAuthenticationFailed,
-			kerr.UnsupportedCompressionType,
+			kerr.UnsupportedCompressionType, kerr.InvalidTransactionTimeout, kerr.InvalidReplicationFactor,
 		},
+		fenced: {kerr.ProducerFenced, kerr.InvalidProducerEpoch},
 	}
 	want := map[int16]verdict{}
 	for v, codes := range lists {
@@ -86,6 +87,10 @@ func TestExplainSaysWhatToDo(t *testing.T) {
 		{"idempotence", "", kerr.ClusterAuthorizationFailed, []string{"IDEMPOTENT_WRITE"}},
 		{"no topic", "x", kerr.UnknownTopicOrPartition, []string{`topic "x" does not exist`, "create it"}},
 		{"too large", "x", kerr.MessageTooLarge, []string{"max.message.bytes"}},
+		{"transactional id", "", kerr.TransactionalIDAuthorizationFailed, []string{"sluice/", "WRITE and DESCRIBE"}},
+		{"no coordinator", "", kerr.CoordinatorNotAvailable, []string{"transaction.state.log.replication.factor"}},
+		{"short transactions", "", kerr.InvalidTransactionTimeout, []string{"transaction.max.timeout.ms", "30s"}},
+		{"fenced", "", kerr.ProducerFenced, []string{"another sender", "30s"}},
 		{"refused connection", "", fmt.Errorf("unable to dial: %w", dial), []string{"cannot connect to 127.0.0.1:9092: connection refused"}},
 		{"name", "", &net.DNSError{Name: "kafka", Err: "no such host", IsNotFound: true}, []string{`"kafka" cannot be resolved`}},
 		{"no answer", "", fmt.Errorf("x: %w", context.DeadlineExceeded), []string{"no answer"}},

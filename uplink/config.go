@@ -25,6 +25,7 @@ import (
 // Defaults and bounds of Config.
 const (
 	DefaultTopic         = "sluice.{class}"
+	DefaultPositionTopic = "sluice.positions"
 	DefaultCompression   = "zstd"
 	DefaultWindowBytes   = 4 << 20
 	DefaultWindowRecords = 5000
@@ -59,6 +60,14 @@ type Log interface {
 	// Reject accounts for one event that can never be delivered. It blocks
 	// until that is durable; only then is the event acknowledged.
 	Reject(ctx context.Context, class string, seq uint64, reason string) error
+
+	// Rewind makes Next begin again right behind what was acknowledged. It is
+	// called by the goroutine that calls Next, and only with ExactlyOnce.
+	Rewind()
+
+	// Incarnation is that of the log; what was written before it was drawn has
+	// another one.
+	Incarnation() string
 }
 
 // Config configures New. Name, Agent, Brokers and Reader are needed.
@@ -81,6 +90,13 @@ type Config struct {
 	// empty is the event's subject.
 	Topic string // empty: "sluice.{class}"
 	Key   string // empty: the event's subject
+
+	// ExactlyOnce sends in transactions, so that a consumer that reads only what
+	// is committed sees each event once, also across a crash. PositionTopic is
+	// where the position is kept, a compacted topic that is made when it is
+	// missing. The transactional id is "sluice/<Agent>/<Name>".
+	ExactlyOnce   bool
+	PositionTopic string // empty: "sluice.positions"
 
 	Compression string // none, gzip, snappy, lz4 or zstd (level 1); empty: zstd
 
@@ -116,6 +132,9 @@ var (
 func (c Config) withDefaults() Config {
 	if c.Topic == "" {
 		c.Topic = DefaultTopic
+	}
+	if c.PositionTopic == "" {
+		c.PositionTopic = DefaultPositionTopic
 	}
 	if c.Compression == "" {
 		c.Compression = DefaultCompression

@@ -3,7 +3,9 @@ package uplink
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,19 +28,21 @@ const patience = 30 * time.Second
 
 // memLog is a log in memory.
 type memLog struct {
-	mu       sync.Mutex
-	batches  []buffer.Batch
-	next     int
-	last     map[string]uint64
-	acked    map[string]uint64
-	rejected map[string][]uint64
-	changed  chan struct{}
-	broken   error // returned by Next once everything was read
+	incarnation string
+	mu          sync.Mutex
+	batches     []buffer.Batch
+	next        int
+	last        map[string]uint64
+	acked       map[string]uint64
+	rejected    map[string][]uint64
+	changed     chan struct{}
+	from        map[string]uint64 // Next leaves out what is up to here
+	broken      error             // returned by Next once everything was read
 }
 
 func newMemLog() *memLog {
 	return &memLog{
-		last: map[string]uint64{}, acked: map[string]uint64{},
+		incarnation: incarnation, last: map[string]uint64{}, acked: map[string]uint64{},
 		rejected: map[string][]uint64{}, changed: make(chan struct{}),
 	}
 }
@@ -49,7 +53,7 @@ func (l *memLog) put(events ...drivers.Event) {
 	defer l.mu.Unlock()
 	class := events[0].Class
 	l.batches = append(l.batches, buffer.Batch{
-		Class: class, Incarnation: incarnation, First: l.last[class] + 1, Events: events,
+		Class: class, Incarnation: l.incarnation, First: l.last[class] + 1, Events: events,
 	})
 	l.last[class] += uint64(len(events))
 	l.stir()
@@ -66,7 +70,14 @@ func (l *memLog) Next(ctx context.Context) (buffer.Batch, error) {
 		if l.next < len(l.batches) {
 			b := l.batches[l.next]
 			l.next++
+			from := l.from[b.Class]
 			l.mu.Unlock()
+			if from >= b.Last() {
+				continue
+			}
+			if from >= b.First {
+				b.First, b.Events = from+1, b.Events[from+1-b.First:]
+			}
 			return b, nil
 		}
 		changed, broken := l.changed, l.broken
@@ -95,6 +106,14 @@ func (l *memLog) Reject(_ context.Context, class string, seq uint64, _ string) e
 	l.rejected[class] = append(l.rejected[class], seq)
 	return nil
 }
+
+func (l *memLog) Rewind() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.next, l.from = 0, maps.Clone(l.acked)
+}
+
+func (l *memLog) Incarnation() string { return l.incarnation }
 
 func (l *memLog) cursor(class string) uint64 {
 	l.mu.Lock()
@@ -162,6 +181,12 @@ type running struct {
 // start runs an uplink and stops it with the test.
 func start(t testing.TB, cfg Config) *running {
 	t.Helper()
+	return startWith(t, cfg, func(*Kafka) {})
+}
+
+// startWith has edit change the uplink before it runs.
+func startWith(t testing.TB, cfg Config, edit func(*Kafka)) *running {
+	t.Helper()
 	if cfg.Name == "" {
 		cfg.Name = "central"
 	}
@@ -172,6 +197,7 @@ func start(t testing.TB, cfg Config) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	edit(k)
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Kafka: k, cancel: cancel, done: make(chan error, 1)}
 	go func() { r.done <- k.Run(ctx) }()
@@ -284,4 +310,17 @@ func freePort(t *testing.T) string {
 	}
 	defer ln.Close()
 	return ln.Addr().String()
+}
+
+func portOf(t *testing.T, addr string) int {
+	t.Helper()
+	_, digits, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(digits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }

@@ -39,6 +39,7 @@ type health struct {
 	loginError error // of a login whose connection is not given up yet
 	hint       string
 	hintAt     time.Time
+	lastAnswer time.Time // to a produce, whatever it said
 }
 
 // The hooks of the client.
@@ -88,6 +89,9 @@ func (h *health) OnBrokerE2E(meta kgo.BrokerMetadata, key int16, e kgo.BrokerE2E
 		}
 		h.lastGood = time.Now()
 		h.badSince = time.Time{}
+		if kmsg.Key(key) == kmsg.Produce {
+			h.lastAnswer = h.lastGood
+		}
 		h.peer = net.JoinHostPort(meta.Host, strconv.Itoa(int(meta.Port)))
 	}
 }
@@ -125,6 +129,9 @@ type view struct {
 	sent      uint64
 	lastError string
 	lastErrAt time.Time
+
+	lastGood   time.Time // of a round trip
+	lastAnswer time.Time // to a produce
 }
 
 // look judges the link, given how long records are in flight without any being
@@ -135,7 +142,7 @@ func (h *health) look(stalled time.Duration) view {
 	if stalled > hintAfter && h.hintAt.After(h.lastErrAt) {
 		h.lastError, h.lastErrAt = h.hint, h.hintAt
 	}
-	v := view{peer: h.peer, sent: h.sent, lastError: h.lastError, lastErrAt: h.lastErrAt}
+	v := view{peer: h.peer, sent: h.sent, lastError: h.lastError, lastErrAt: h.lastErrAt, lastGood: h.lastGood, lastAnswer: h.lastAnswer}
 	failing := !h.badSince.IsZero() && time.Since(h.badSince) > badGrace
 	v.up = !h.lastGood.IsZero() && !failing && stalled <= stallAfter
 	return v

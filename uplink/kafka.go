@@ -1,5 +1,5 @@
-// Package uplink forwards events from the log to a Kafka cluster, at least once
-// and in order.
+// Package uplink forwards events from the log to a Kafka cluster in order, at
+// least once or exactly once.
 //
 // One goroutine, the pump, reads batches from the log, turns each event into a
 // record (record.go, template.go) and hands it to the Kafka client. A window
@@ -14,7 +14,8 @@
 // (recover.go), or sets one aside that can never be taken. A connection that
 // reads along (guard.go) sees to it that nothing overtakes meanwhile. Since the
 // client is idempotent and what was acknowledged is never sent again, duplicates
-// come only from a crash.
+// come only from a crash. With delivery exactly once (exact.go, session.go,
+// position.go) not from that either.
 package uplink
 
 import (
@@ -48,9 +49,14 @@ type Kafka struct {
 	options []kgo.Opt
 	window  *window
 	health  *health
-	client  *kgo.Client    // from the start of Run
+	exact   *exact         // nil: at least once
 	helpers sync.WaitGroup // goroutines that Run waits for
 	quiet   limiter
+
+	renewAfter time.Duration
+	mu         sync.Mutex
+	client     *kgo.Client // from the start of Run; nil with exact
+	renewedAt  time.Time
 }
 
 // New returns an uplink. It checks all of cfg, says every problem at once, and
@@ -67,11 +73,14 @@ func New(cfg Config) (*Kafka, error) {
 		cfg:     cfg,
 		encoder: newEncoder(cfg.Agent, topic, key),
 		window:  newWindow(cfg.WindowRecords, cfg.WindowBytes, cfg.Reader.Ack),
-		health:  &health{},
+		health:  &health{}, renewAfter: renewAfter,
 	}
 	k.options = append(cfg.clientOptions(),
 		kgo.WithHooks(k.health), kgo.WithLogger(clientLog{k.health}), kgo.Dialer(k.dial),
 		kgo.ProducerOnDataLossDetected(k.dataLoss))
+	if cfg.ExactlyOnce {
+		k.exact = newExact(k)
+	}
 	if err := kgo.ValidateOpts(k.options...); err != nil {
 		return nil, fmt.Errorf("uplink %q: %w", cfg.Name, err)
 	}
@@ -91,15 +100,17 @@ func named(field string, err error) error {
 // its goroutines have ended. It returns an error only when the log does. It may
 // be called once.
 func (k *Kafka) Run(ctx context.Context) error {
+	if k.exact != nil {
+		return k.runExact(ctx)
+	}
 	client, err := k.newClient()
 	if err != nil {
 		return fmt.Errorf("uplink %q: %w", k.cfg.Name, err)
 	}
-	k.client = client
-	k.window.produce = func(r *kgo.Record) {
-		// Not Run's ctx: its end must not give back what may still be delivered.
-		client.Produce(context.Background(), r, k.window.finish)
-	}
+	k.mu.Lock()
+	k.client, k.renewedAt = client, time.Now()
+	k.mu.Unlock()
+	k.window.produce = k.produce
 	watching, stopWatching := context.WithCancel(ctx)
 	k.helpers.Go(func() { k.watch(watching) })
 	k.helpers.Go(func() { k.probe(watching) })
@@ -120,6 +131,35 @@ func (k *Kafka) newClient(more ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(slices.Concat(k.options, []kgo.Opt{kgo.ProducerBatchCompression(k.cfg.codec())}, more)...)
 }
 
+// runExact is Run with delivery exactly once.
+func (k *Kafka) runExact(ctx context.Context) error {
+	watching, stopWatching := context.WithCancel(ctx)
+	k.helpers.Go(func() { k.watch(watching) })
+	k.helpers.Go(func() { k.probe(watching) })
+	err := k.exact.loop(ctx)
+	stopWatching()
+	k.helpers.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("uplink %q: %w", k.cfg.Name, err)
+}
+
+// link returns the client that is in use, nil without one.
+func (k *Kafka) link() *kgo.Client {
+	if k.exact == nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.client
+	}
+	k.exact.mu.Lock()
+	defer k.exact.mu.Unlock()
+	if k.exact.current == nil {
+		return nil
+	}
+	return k.exact.current.client
+}
+
 // drain ends the client: first it gives what is in flight time to be
 // acknowledged, then it gives up the rest, which the log still has.
 func (k *Kafka) drain() {
@@ -130,10 +170,10 @@ func (k *Kafka) drain() {
 	if !k.idleWithin(timeout) {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTimeoutDown)
 		// Its error says that something is still on the wire; closing ends it.
-		_ = k.client.AbortBufferedRecords(ctx)
+		_ = k.link().AbortBufferedRecords(ctx)
 		cancel()
 	}
-	k.client.Close()
+	k.link().Close()
 	k.idleWithin(abandonTimeout)
 	k.window.ackAll()
 }
@@ -149,6 +189,7 @@ func (k *Kafka) watch(ctx context.Context) {
 	up, said := false, false
 	for sleep(ctx, watchEvery) == nil {
 		k.window.ackAll()
+		k.checkStuck()
 		s := k.Stats()
 		if s.Up == up && (said || s.LastError == "") { // at the start "down" is news once it has a reason
 			continue
@@ -171,9 +212,9 @@ func (k *Kafka) probe(ctx context.Context) {
 		if k.Stats().Up {
 			every = probeEvery
 		}
-		if time.Since(k.health.goodAt()) >= every/2 {
+		if client := k.link(); client != nil && time.Since(k.health.goodAt()) >= every/2 {
 			ping, cancel := context.WithTimeout(ctx, probeEvery)
-			err := k.client.Ping(ping)
+			err := client.Ping(ping)
 			cancel()
 			k.health.pinged(err)
 		}
@@ -216,7 +257,7 @@ func (k *Kafka) dataLoss(topic string, partition int32) {
 func (k *Kafka) answered(codes []*kerr.Error) {
 	for _, e := range codes {
 		k.health.complain(e, "")
-		if givesBack(e) {
+		if givesBack(e) && k.exact == nil {
 			k.window.shut()
 		}
 	}

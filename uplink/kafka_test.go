@@ -8,10 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http/httptest"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -53,9 +51,7 @@ func TestUnreachableAtTheStart(t *testing.T) {
 	if s := k.Stats(); s.Up || log.cursor("process") != 0 {
 		t.Errorf("cursor %d, stats %+v", log.cursor("process"), s)
 	}
-	_, port, _ := net.SplitHostPort(addr)
-	n, _ := strconv.Atoi(port)
-	c := cluster(t, kfake.Ports(n), kfake.SeedTopics(3, "sluice.process"))
+	c := cluster(t, kfake.Ports(portOf(t, addr)), kfake.SeedTopics(3, "sluice.process"))
 	log.waitCursor(t, "process", 100)
 	waitFor(t, "up", func() bool { return k.Stats().Up })
 	checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 100)
@@ -64,7 +60,7 @@ func TestUnreachableAtTheStart(t *testing.T) {
 func TestBrokerAwayInTheMiddle(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	port, _ := strconv.Atoi(strings.TrimPrefix(freePort(t), "127.0.0.1:"))
+	port := portOf(t, freePort(t))
 	opts := []kfake.Opt{kfake.NumBrokers(1), kfake.Ports(port), kfake.DataDir(dir), kfake.SyncWrites(), kfake.SeedTopics(3, "sluice.process")}
 	c, err := kfake.NewCluster(opts...)
 	if err != nil {

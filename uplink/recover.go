@@ -99,7 +99,7 @@ func (k *Kafka) judge(ctx context.Context, r *recovery, failed []failure) (settl
 	if p := by[purge]; len(p) > 0 {
 		k.forget(ctx, topicsOf(p))
 	}
-	for _, v := range []verdict{refused, purge, retry, stopped} {
+	for _, v := range []verdict{refused, purge, retry, fenced, stopped} {
 		if len(by[v]) > 0 {
 			return false, k.pause(ctx, r, v, by[v][0])
 		}
@@ -143,12 +143,20 @@ func (k *Kafka) sendLarge(ctx context.Context, r *recovery, p place) error {
 
 // setAside accounts for a record that was refused although it came alone.
 func (k *Kafka) setAside(ctx context.Context, f failure) error {
-	text := explain(f.err, f.record().Topic)
 	class, seq := f.chunk.lane.class, f.seq()
+	if err := k.reject(ctx, class, seq, f); err != nil {
+		return err
+	}
+	k.window.settle(f.place, false)
+	return nil
+}
+
+// reject has the log account for a record that can never be taken.
+func (k *Kafka) reject(ctx context.Context, class string, seq uint64, f failure) error {
+	text := explain(f.err, f.record().Topic)
 	if err := k.cfg.Reader.Reject(ctx, class, seq, rejectReason); err != nil {
 		return fmt.Errorf("reject seq %d of class %s: %w", seq, class, err)
 	}
-	k.window.settle(f.place, false)
 	k.health.report(text)
 	if k.quiet.allow(text) {
 		k.cfg.Log.Warn("record set aside", slog.String("uplink", k.cfg.Name),
@@ -188,7 +196,7 @@ func (k *Kafka) offer(ctx context.Context, r kgo.Record) error {
 func (k *Kafka) forget(ctx context.Context, topics []string) {
 	done := make(chan struct{})
 	k.helpers.Go(func() {
-		k.client.PurgeTopicsFromClient(topics...)
+		k.link().PurgeTopicsFromClient(topics...)
 		close(done)
 	})
 	select {

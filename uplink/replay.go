@@ -49,12 +49,12 @@ type replay struct {
 
 	mu      sync.Mutex
 	done    Replayed
-	marks   []*mark       // of what is not settled completely, in order
+	marks   []*stretch    // of what is not settled completely, in order
 	refused []*kgo.Record // that came back as poison: offered alone
 }
 
-// mark follows a run of records. It travels as Record.Context.
-type mark struct {
+// stretch follows a run of records. It travels as Record.Context.
+type stretch struct {
 	context.Context //nolint:containedctx // it is how a record carries a value through the client
 	left            int
 	at              time.Time // of the last record
@@ -110,7 +110,7 @@ func (x *replay) send(ctx context.Context, batch buffer.Batch) error {
 	for len(batch.Events) > 0 {
 		c := newChunk(min(chunkRecords, len(batch.Events)))
 		n := x.encoder.encode(c, batch, chunkRecords, x.k.cfg.WindowBytes/replayShare)
-		m := &mark{context.Background(), n, c.records[n-1].Timestamp}
+		m := &stretch{context.Background(), n, c.records[n-1].Timestamp}
 		x.mu.Lock()
 		x.marks = append(x.marks, m)
 		x.mu.Unlock()
@@ -146,7 +146,7 @@ func (x *replay) settled(r *kgo.Record, err error) {
 // settle counts a record. x.mu is held.
 func (x *replay) settle(r *kgo.Record, count *uint64) {
 	*count++
-	r.Context.(*mark).left--
+	r.Context.(*stretch).left--
 	for len(x.marks) > 0 && x.marks[0].left == 0 {
 		x.done.At = x.marks[0].at
 		x.marks = x.marks[1:]

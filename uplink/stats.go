@@ -14,16 +14,28 @@ type Stats struct {
 	Delivered map[string]uint64 // by class: records that the cluster acknowledged; rejected ones don't count
 	InFlight  int               // records handed to the client and not yet acknowledged
 	SentBytes uint64            // bytes of requests written to the wire, before TLS
+	Fenced    bool              // another agent sends under this one's id, and this one stands back
+	Stuck     time.Duration     // how long a link that works otherwise has not answered a record; 0: it does
 	LastAck   time.Time         // of the last acknowledgement; zero: none yet
 }
 
 // Stats returns the counters so far. It may be called at any time from any
 // goroutine and does not block on the cluster.
 func (k *Kafka) Stats() Stats {
-	p := k.window.progress()
+	p, fenced, trouble := k.window.progress(), "", ""
+	if k.exact != nil {
+		p, fenced, trouble = k.exact.progress()
+	}
 	v := k.health.look(p.stalled)
+	says := state(v, p)
+	switch {
+	case fenced != "":
+		v.up, v.lastError, says = false, fenced, fenced
+	case trouble != "" && v.up:
+		v.up, v.lastError, says = false, trouble, "cannot send: "+trouble
+	}
 	return Stats{
-		Up: v.up, State: state(v, p),
+		Up: v.up, State: says, Fenced: fenced != "", Stuck: k.stuck(v, p),
 		LastError: v.lastError, LastErrAt: v.lastErrAt,
 		Delivered: p.delivered, InFlight: p.inFlight,
 		SentBytes: v.sent, LastAck: p.lastAck,

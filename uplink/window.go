@@ -31,6 +31,7 @@ const ackStampEvery = 64
 type window struct {
 	maxBytes   int
 	maxRecords int
+	large      int                            // bytes of a record that does not go with others
 	ack        func(class string, seq uint64) // moves the cursor
 	produce    func(*kgo.Record)              // hands a record to the client, never blocks
 
@@ -77,7 +78,7 @@ func (p place) seq() uint64         { return p.chunk.seq(p.index) }
 
 func newWindow(maxRecords, maxBytes int, ack func(string, uint64)) *window {
 	return &window{
-		maxBytes: maxBytes, maxRecords: maxRecords, limit: maxRecords,
+		maxBytes: maxBytes, maxRecords: maxRecords, large: largeRecord, limit: maxRecords,
 		ack: ack, wake: make(chan struct{}, 1),
 	}
 }
@@ -138,7 +139,7 @@ func (w *window) admit(ctx context.Context, class string, c *chunk) error {
 	w.charge(n, c.bytes)
 	w.mu.Unlock()
 	for i := range n {
-		if c.sizes[i] > largeRecord || !w.pass(&c.records[i]) {
+		if c.sizes[i] > w.large || !w.pass(&c.records[i]) {
 			w.withhold(c, i)
 			break
 		}
@@ -418,6 +419,29 @@ func (w *window) review() (open []place, failed []failure) {
 		}
 	}
 	return open, failed
+}
+
+// failures returns the records that came back so far, each with its reason.
+func (w *window) failures() (failed []failure) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.lanes {
+		for _, c := range l.chunks {
+			for i, err := range c.errs {
+				if err != nil {
+					failed = append(failed, failure{place{c, i}, err})
+				}
+			}
+		}
+	}
+	return failed
+}
+
+// resize sets the bounds of what is in flight.
+func (w *window) resize(records, bytes int) {
+	w.mu.Lock()
+	w.maxRecords, w.maxBytes, w.limit, w.calm = records, bytes, records, 0
+	w.mu.Unlock()
 }
 
 // lane returns the lane of a class. w.mu is held.

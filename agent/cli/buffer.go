@@ -27,6 +27,7 @@ var bufferVerbs = []string{"stat", "verify", "export", "repair", "compact"}
 type bufferOptions struct {
 	dir, class   string
 	json, dryRun bool
+	rejected     bool
 }
 
 // bufferCommand looks into a data directory that no agent runs on, or mends it.
@@ -35,6 +36,7 @@ func bufferCommand(ctx context.Context, c *call) error {
 	c.flags.StringVar(&opt.dir, "data-dir", "", "the data `directory` (default: agent.data_dir of the config)")
 	c.flags.BoolVar(&opt.json, "json", false, "print JSON")
 	c.flags.StringVar(&opt.class, "class", "", "export only this `class`")
+	c.flags.BoolVar(&opt.rejected, "rejected", false, "export what uplinks could not deliver")
 	c.flags.BoolVar(&opt.dryRun, "dry-run", false, "repair changes nothing and shows what it would do; exit status 3 when that is something")
 	verb := ""
 	if len(c.rest) > 0 && c.rest[0] != "" && c.rest[0][0] != '-' {
@@ -48,6 +50,8 @@ func bufferCommand(ctx context.Context, c *call) error {
 		return usageError{fmt.Errorf("buffer: unknown %q (%s)", verb, strings.Join(bufferVerbs, ", "))}
 	case opt.dryRun && verb != "repair":
 		return usageError{fmt.Errorf("buffer %s: --dry-run goes with repair only", verb)}
+	case opt.rejected && verb != "export":
+		return usageError{fmt.Errorf("buffer %s: --rejected goes with export only", verb)}
 	case opt.class != "" && verb != "export":
 		return usageError{fmt.Errorf("buffer %s: --class goes with export only", verb)}
 	}
@@ -60,6 +64,9 @@ func bufferCommand(ctx context.Context, c *call) error {
 	}
 	if verb == "repair" || verb == "compact" {
 		return mend(ctx, c, verb, opt)
+	}
+	if opt.rejected {
+		return exportRejected(c, opt)
 	}
 	return lookInto(ctx, c, verb, opt)
 }
@@ -183,4 +190,28 @@ func bufferExport(ctx context.Context, c *call, o *buffer.Offline, class string)
 		return errFound
 	}
 	return nil
+}
+
+// exportRejected prints the copies of rejected events. It needs no stopped agent.
+func exportRejected(c *call, opt bufferOptions) error {
+	out := bufio.NewWriterSize(c.Out, 64<<10)
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	bad := false
+	err := buffer.ReadRejected(opt.dir, func(r buffer.Rejected) error {
+		if opt.class != "" && opt.class != r.Class {
+			return nil
+		}
+		e := r.Event()
+		x := web.EventOf(r.Incarnation, r.Seq, &e)
+		x.Uplink, x.RejectedAt, x.Omitted = r.Uplink, r.At, r.Omitted
+		return enc.Encode(x)
+	}, func(f buffer.Finding) {
+		bad = true
+		fmt.Fprintf(c.Err, "%s: left out: %s\n", f.File, f.What)
+	})
+	if err = errors.Join(err, out.Flush()); err == nil && bad {
+		return errFound
+	}
+	return err
 }

@@ -54,6 +54,9 @@ func (d *decoder) checkKafka(k *Kafka, used []string, path string) {
 	}
 	d.checkTemplate(path+".topic", k.Topic, true)
 	d.checkTemplate(path+".key", k.Key, false)
+	if !isTopicText(k.PositionTopic) || len(k.PositionTopic) > 249 {
+		d.wrong(path+".position_topic", d.show(path+".position_topic", k.PositionTopic)+" cannot be a Kafka topic", "1 to 249 of A-Z a-z 0-9 . _ -")
+	}
 	if k.LiveShare > 0 && k.Delivery == "exactly_once" {
 		d.wrong(path+".live_share", "does not go together with delivery exactly_once", "0%, or at_least_once")
 	}

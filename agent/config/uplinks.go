@@ -27,7 +27,11 @@ type Kafka struct {
 	// Key, with the same placeholders. Empty: the MQTT topic or the device's name.
 	Key string `yaml:"key" default:""`
 	// What happens around a crash. at_least_once: a few records may come twice.
+	// exactly_once: consumers with isolation.level=read_committed see each once.
+	// See docs/delivery.md.
 	Delivery string `yaml:"delivery" default:"at_least_once" enum:"at_least_once|exactly_once"`
+	// Topic of the positions of exactly_once, compacted; made when it is missing.
+	PositionTopic string `yaml:"position_topic" default:"sluice.positions"`
 	// Compression of record batches.
 	Compression string `yaml:"compression" default:"zstd" enum:"none|gzip|snappy|lz4|zstd"`
 	// Bytes per second on the wire. 0: unlimited.

@@ -22,6 +22,10 @@ type Event struct {
 	ContentType string    `json:"content_type"`
 	Payload     *string   `json:"payload,omitempty"`
 	Base64      []byte    `json:"payload_base64,omitempty"`
+
+	// Of an event that an uplink's cluster can never take.
+	RejectedAt time.Time `json:"rejected_at,omitzero"`
+	Omitted    int       `json:"payload_omitted,omitempty"` // bytes that were too many to be kept
 }
 
 // EventOf describes e; seq is 0 while it has no number.
