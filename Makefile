@@ -1,13 +1,13 @@
 # Sluice. "make" builds bin/sluice, "make demo" shows it at work, "make test"
 # runs all hermetic tests; these need Go alone.
 VERSION ?= 0.1.0
-COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 LDFLAGS := -s -w -buildid= -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 KAFKA   ?=
 FUZZTIME ?= 20s
 
-.PHONY: build demo test e2e torture lint fuzz bench cross clean
+.PHONY: build demo test e2e torture lint fuzz bench cross packages packages-test reproducible images images-test clean
 
 build:
 	$(GOBUILD) -o bin/sluice ./agent/cmd/sluice
@@ -43,12 +43,37 @@ fuzz:
 bench:
 	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
 
+# What the surroundings could change in a binary is set here: the same source, version and Go give the same bytes.
+CROSS := GOFLAGS=-mod=readonly GOEXPERIMENT= GOFIPS140=off GOOS=linux GOAMD64=v1 GOARM64=v8.0
+ARCHES ?= armv6 armv7 arm64 amd64
 cross:
-	@set -e; for t in armv6:arm:6 armv7:arm:7 arm64:arm64: amd64:amd64:; do \
-	  name=$${t%%:*}; rest=$${t#*:}; arch=$${rest%%:*}; arm=$${rest##*:}; \
-	  GOOS=linux GOARCH=$$arch GOARM=$$arm $(GOBUILD) -o dist/sluice-linux-$$name ./agent/cmd/sluice; \
+	@set -e; for name in $(ARCHES); do \
+	  case $$name in armv*) arch=arm arm=$${name#armv};; *) arch=$$name arm=;; esac; \
+	  $(CROSS) GOARCH=$$arch GOARM=$$arm $(GOBUILD) -o dist/sluice-linux-$$name ./agent/cmd/sluice; \
 	  printf '%s %s bytes\n' dist/sluice-linux-$$name $$(stat -c %s dist/sluice-linux-$$name); \
 	done
+
+# deb, rpm, apk, ipk, OCI image, bills of materials, provenance, SHA256SUMS.
+packages: cross
+	VERSION=$(VERSION) firmware-images/build.sh
+
+# What the packages are worth: checked with the tools of those who will install them (Debian, root).
+packages-test: packages
+	VERSION=$(VERSION) firmware-images/verify.sh
+
+# What "make packages" has made is made again elsewhere, from nothing, and must be the same; ARCHES says which binaries
+# are compiled again.
+reproducible:
+	VERSION=$(VERSION) firmware-images/reproducible.sh $(ARCHES)
+
+images: packages
+	@if [ -x firmware-images/image/build.sh ]; then VERSION=$(VERSION) firmware-images/image/build.sh; \
+	else echo "images: all but the bootable arm64 image and its update bundle, which this version cannot build"; fi
+
+# What packages-test leaves out: everything built twice, and the service under a real systemd.
+images-test: packages-test
+	VERSION=$(VERSION) firmware-images/reproducible.sh
+	VERSION=$(VERSION) firmware-images/test/systemd.sh
 
 clean:
 	rm -rf bin dist

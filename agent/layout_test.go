@@ -37,6 +37,9 @@ var mayImport = map[string][]string{
 	"drivers/modbus/profiles":   {},
 	"uplink":                    {"buffer", "drivers"},
 	"uplink/audit":              {},
+
+	"firmware-images/release":            {},
+	"firmware-images/cmd/sluice-release": {"firmware-images/release"},
 }
 
 // notInTheAgent are packages that only tests and the simulation may use.
