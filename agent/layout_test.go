@@ -19,11 +19,16 @@ import (
 // Data flows driver → buffer → uplink, and only agent sees all.
 var mayImport = map[string][]string{
 	"agent":                     {"agent/config", "agent/control", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink"},
-	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit"},
+	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/tree", "agent/remote/trust", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
 	"agent/config":              {"drivers/modbus/profiles"},
 	"agent/control":             {},
+	"agent/remote":              {"agent/remote/document", "agent/remote/floor", "agent/remote/tree", "agent/remote/trust"},
+	"agent/remote/document":     {"agent/remote/tree", "agent/remote/trust"},
+	"agent/remote/floor":        {},
+	"agent/remote/tree":         {},
+	"agent/remote/trust":        {},
 	"agent/web":                 {"drivers"},
 	"agent/simulate":            {},
 	"agent/e2e":                 {"buffer", "drivers"},

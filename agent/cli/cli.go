@@ -57,7 +57,7 @@ func commands() []command {
 		{"modbus", "scan|read|write|profiles|profile ...", "commissioning: find units, read and write registers in any type and order, ready register maps", modbusCommand},
 		{"audit", "--brokers LIST --topic LIST | -c FILE --uplink LIST [--from T] [--to T] [--json] [flags]",
 			"read topics and prove from them alone that everything arrived; exit 3 on gaps that nothing explains", auditCommand},
-		{"config", "schema", "print the JSON Schema of the config file", configCommand},
+		{"config", configUsage, "JSON Schema of the config file; keys, signatures and documents of remote config: make, check, publish, compare", configCommand},
 		{"simulate", "[plant|demo] [flags]", "a plant on loopback to try things out: MQTT, Modbus, Kafka", simulate},
 		{"version", "[--json]", "show version, commit and Go version", version},
 	}

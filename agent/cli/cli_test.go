@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 			Build: Build{Version: "1.2.3", Commit: "abc"}})
 		stop()
 		os.Exit(code)
-	}})
+	}, "mysigner": func() { os.Exit(signWith()) }})
 }
 
 func TestCommandLine(t *testing.T) {
@@ -43,6 +43,7 @@ func TestCommandLine(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor": waitFor, "send": send, "status": exitStatus, "subst": subst,
+			"kafka": startKafka, "produce": produce, "consume": consume, "envfile": envFile, "sshagent": startAgent,
 		},
 	})
 }

@@ -13,7 +13,6 @@ import (
 	"syscall"
 
 	"sluice/agent"
-	"sluice/agent/config"
 )
 
 // check validates a config and prints all its problems; of a good one it says
@@ -43,17 +42,6 @@ func printConfig(_ context.Context, c *call) error {
 		return err
 	}
 	_, err = c.Out.Write(cfg.YAML())
-	return err
-}
-
-func configCommand(_ context.Context, c *call) error {
-	if err := c.parse(1); err != nil {
-		return err
-	}
-	if c.rest[0] != "schema" {
-		return usageError{fmt.Errorf("config: unknown %q (schema)", c.rest[0])}
-	}
-	_, err := c.Out.Write(config.Schema())
 	return err
 }
 

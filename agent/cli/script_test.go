@@ -68,11 +68,16 @@ func exitStatus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// subst is "subst FILE": $FREE and $TAKEN in it become the addresses.
+// subst is "subst FILE": $FREE, $TAKEN and $KAFKA in it become the addresses,
+// $KEY1 to $KEY3 what envfile has put there.
 func subst(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: subst FILE")
 	}
-	text := strings.NewReplacer("$FREE", ts.Getenv("FREE"), "$TAKEN", ts.Getenv("TAKEN")).Replace(ts.ReadFile(args[0]))
+	var pairs []string
+	for _, name := range []string{"FREE", "TAKEN", "KAFKA", "KEY1", "KEY2", "KEY3"} {
+		pairs = append(pairs, "$"+name, ts.Getenv(name))
+	}
+	text := strings.NewReplacer(pairs...).Replace(ts.ReadFile(args[0]))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }

@@ -142,7 +142,7 @@ func (d *decoder) checkTLS(t *TLS, path string) {
 		return
 	}
 	for _, f := range []struct{ key, file string }{{"ca", t.CA}, {"cert", t.Cert}, {"key", t.Key}} {
-		if f.file == "" {
+		if f.file == "" || d.operator {
 			continue
 		}
 		if _, err := d.x.read(f.file, maxPEM); err != nil {

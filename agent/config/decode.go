@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"reflect"
 	"strconv"
 
@@ -17,6 +18,7 @@ type decoder struct {
 	problems Problems
 	bad      map[string]bool // paths that have a problem already
 	all      bool            // takes what this version does not build; for tests of the rules about it
+	operator bool            // see Options.Operator
 }
 
 // run does all steps: text, YAML, structs, rules.
@@ -74,7 +76,7 @@ func (d *decoder) value(v reflect.Value, f field, n ast.Node, path string) {
 	case v.Kind() == reflect.Map:
 		d.mapping(v, f, n, path)
 	}
-	if allowed, yes := f.refused(whole); yes && !d.all && !d.bad[path] {
+	if allowed, yes := f.refused(whole); yes && !d.all && !d.bad[path] && !(d.operator && f.id == "Config.Remote") {
 		wrong := "is not available in this version"
 		if v.Kind() == reflect.String {
 			wrong = d.show(path, v.String()) + " " + wrong
@@ -199,6 +201,10 @@ func (d *decoder) scalar(v reflect.Value, f field, n ast.Node, path string) {
 		return
 	}
 	text, fromFile, err := d.x.expand(source)
+	if err != nil && d.elsewhere(err) {
+		d.bad[path] = true // what depends on it is not judged
+		return
+	}
 	if err != nil {
 		d.wrong(path, err.Error(), "${NAME}, ${NAME:-default}, ${file:/path}; $${ for a plain ${")
 		return
@@ -216,6 +222,10 @@ func (d *decoder) scalar(v reflect.Value, f field, n ast.Node, path string) {
 	}
 	d.bounds(v, f, d.show(path, text), path)
 }
+
+// elsewhere says whether an error of an expansion is one that only the machine
+// can judge that the config is for.
+func (d *decoder) elsewhere(err error) bool { return d.operator && errors.Is(err, errMissing) }
 
 // wantsNoQuotes says whether YAML has a form for the type that is no text. A
 // value with a ${…} may stand in quotes all the same: it must in { }.
@@ -243,7 +253,7 @@ func (d *decoder) secret(v reflect.Value, f field, n ast.Node, path string) {
 	if !ok {
 		return
 	}
-	if _, _, err := d.x.expand(source); err != nil {
+	if _, _, err := d.x.expand(source); err != nil && !d.elsewhere(err) {
 		d.wrong(path, err.Error(), "${NAME}, ${NAME:-default}, ${file:/path}; $${ for a plain ${")
 	}
 	v.Set(reflect.ValueOf(Secret{source: source, from: d.x}))

@@ -13,6 +13,14 @@ import (
 // maxFileValue bounds what a ${file:…} may hold: 64 KiB.
 const maxFileValue = 64 << 10
 
+// errMissing marks what a reference names and this machine does not have.
+var errMissing = errors.New("missing here")
+
+// missing is an error that is errMissing and does not say so.
+type missing struct{ error }
+
+func (missing) Is(target error) bool { return target == errMissing }
+
 // expander expands ${NAME}, ${NAME:-default} and ${file:/path} in a value, and
 // makes $${ a literal ${. It works on values after parsing, so that what it puts
 // in can never become YAML. A nil function is that of package os.
@@ -87,7 +95,7 @@ func (x *expander) reference(ref string) (value string, fromFile bool, err error
 	case hasFallback && value == "":
 		return fallback, false, nil
 	case !ok:
-		return "", false, fmt.Errorf("needs the environment variable %s, which is not set", name)
+		return "", false, missing{fmt.Errorf("needs the environment variable %s, which is not set", name)}
 	}
 	return value, false, nil
 }
@@ -99,7 +107,7 @@ func (x *expander) file(path string) (string, error) {
 	}
 	data, err := x.read(path, maxFileValue)
 	if err != nil {
-		return "", err
+		return "", missing{err}
 	}
 	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r"), nil
 }

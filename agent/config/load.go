@@ -14,6 +14,11 @@ type Options struct {
 	Env      func(name string) (string, bool)  // nil: os.LookupEnv
 	ReadFile func(path string) ([]byte, error) // nil: reads regular files
 	Hostname func() (string, error)            // nil: os.Hostname
+
+	// Operator reads a config for another machine, or the tools' part of one: a
+	// value whose ${…} cannot be expanded here is not judged, certificates are not
+	// looked for, and the section remote is taken though no agent uses it yet.
+	Operator bool
 }
 
 // Load reads and checks a config file. The error is a Problems with everything
@@ -50,5 +55,7 @@ func newDecoder(name string, o Options) *decoder {
 		x:    x,
 		cfg:  &Config{where: positions{}, fromFile: map[string]string{}, from: x},
 		bad:  map[string]bool{},
+
+		operator: o.Operator,
 	}
 }
