@@ -106,10 +106,13 @@ func TestControlSocketIsForTheAgentsUserOnly(t *testing.T) {
 			t.Error("left behind:", left)
 		}
 	}
-	if _, err := control.Client(filepath.Dir(socket)).Get("http://agent/"); err == nil || !strings.Contains(err.Error(), "no agent runs on") {
-		t.Error(err)
-	}
-	if _, err := control.Client(t.TempDir()).Get("http://agent/"); err == nil || !strings.Contains(err.Error(), "no agent has run on") {
-		t.Error(err)
+	for dir, want := range map[string]string{filepath.Dir(socket): "no agent runs on", t.TempDir(): "no agent has run on"} {
+		resp, err := control.Client(dir).Get("http://agent/")
+		if err == nil {
+			resp.Body.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Error(err)
+		}
 	}
 }

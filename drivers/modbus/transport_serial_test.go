@@ -72,6 +72,16 @@ func TestPortIsLocked(t *testing.T) {
 	if err := readPair(t, one); err != nil {
 		t.Fatal(err)
 	}
+	exclusive := func() int {
+		n, err := unix.IoctlGetInt(int(pty.keep.Fd()), unix.TIOCGEXCL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if exclusive() == 0 {
+		t.Error("programs that know of no flock can open the port, too")
+	}
 	check := func(want string) {
 		t.Helper()
 		other := linkTo(t, url, patience)
@@ -81,6 +91,9 @@ func TestPortIsLocked(t *testing.T) {
 	}
 	check(pty.port + " is in use by this process (another source)")
 	one.close()
+	if exclusive() != 0 {
+		t.Error("the port stays exclusive after the close")
+	}
 	// Another process that holds the lock: this one gives it its descriptor.
 	held, err := os.OpenFile(pty.port, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -180,7 +193,7 @@ func TestSilenceBetweenFrames(t *testing.T) {
 	// At 300 baud it is 128 ms, which even a busy machine can't take for nothing.
 	var sent time.Time
 	shortest := time.Hour
-	_, url := onPort(t, schemeRTU, func(s *slave, n int, _ []byte) {
+	s, url := onPort(t, schemeRTU, func(s *slave, n int, _ []byte) {
 		if n > 0 {
 			shortest = min(shortest, time.Since(sent))
 		}
@@ -188,15 +201,51 @@ func TestSilenceBetweenFrames(t *testing.T) {
 		sent = time.Now()
 	})
 	l := linkTo(t, url+"?baud=300", patience)
-	for range 3 {
+	for i := range 4 {
 		if err := readPair(t, l); err != nil {
 			t.Fatal(err)
 		}
+		if i > 1 { // noise begins the silence anew
+			time.Sleep(l.silence)
+			s.Write([]byte{0xff})
+			sent = time.Now()
+			waiting(t, l, 1)
+		}
 	}
-	// sent is taken a moment after the answer can be read.
+	// sent is taken a moment after the bytes can be read.
 	if shortest < 100*time.Millisecond {
-		t.Errorf("a request %v after an answer, want 128ms", shortest)
+		t.Errorf("a request %v after the last byte, want 128ms", shortest)
 	}
+}
+
+// waiting waits until n bytes can be read from the port.
+func waiting(t *testing.T, l *link, n int) {
+	t.Helper()
+	until(t, "the bytes are there", func() bool {
+		there := 0
+		l.line.(*serialPort).raw.Control(func(fd uintptr) { there, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+		return there == n
+	})
+}
+
+func TestByteWithinTheSilenceBehindAnAnswer(t *testing.T) {
+	_, url := onPort(t, schemeRTU, func(s *slave, _ int, _ []byte) {
+		s.say(rightData...)
+		time.Sleep(5 * time.Millisecond)
+		s.Write([]byte{0})
+	})
+	l := linkTo(t, url+"?baud=50", patience) // a silence of 0.77 s
+	for range 5 {                            // the slave may be kept from its second byte for longer than that
+		l.timeout, l.doubt = patience, time.Time{}
+		err := readPair(t, l)
+		if errors.Is(err, errInvalid) && strings.Contains(err.Error(), "1 more bytes follow it") {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Error("a frame with a byte behind it was taken each time")
 }
 
 func TestWhatWaitsBetweenTwoRequestsIsThrownAway(t *testing.T) {
@@ -210,11 +259,7 @@ func TestWhatWaitsBetweenTwoRequestsIsThrownAway(t *testing.T) {
 					t.Fatal(err)
 				}
 				s.Write(stray)
-				until(t, "the bytes are there", func() bool {
-					n := 0
-					l.line.(*serialPort).raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-					return n == len(stray)
-				})
+				waiting(t, l, len(stray))
 				// What may be an answer is waited for once more; the wait has a test of its own.
 				l.timeout = time.Millisecond
 				if err := l.clear(t.Context()); err != nil {
@@ -283,7 +328,7 @@ func TestDeadUnitTakesNoAnswerOfAnother(t *testing.T) {
 	// Unit 1 is slow: it answers when unit 2 is asked. Unit 2 has the same
 	// registers with other values.
 	const timeout = 400 * time.Millisecond
-	_, url := onPort(t, schemeRTU, func(s *slave, n int, req []byte) {
+	_, url := onPort(t, schemeRTU, func(s *slave, _ int, req []byte) {
 		switch req[0] {
 		case 1:
 			time.Sleep(timeout + timeout/4)
@@ -307,5 +352,18 @@ func TestAdapterThatEchoesIsNamed(t *testing.T) {
 	_, url := onPort(t, schemeRTU, func(s *slave, _ int, req []byte) { s.say(req...) })
 	if err := readPair(t, linkTo(t, url, patience)); !errors.Is(err, errInvalid) || !strings.Contains(err.Error(), "switch the adapter's echo off") {
 		t.Error(err)
+	}
+}
+
+func TestAnswerAfterTheDeadlineIsNone(t *testing.T) {
+	_, url := onPort(t, schemeRTU, always)
+	l := linkTo(t, url, patience)
+	if err := l.ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// As on a machine so busy that the read returns the bytes all the same.
+	l.deadline = time.Now().Add(-time.Nanosecond)
+	if _, err := l.Send(rtuFrame([]byte{1, 3, 0, 10, 0, 2})); !isTimeout(err) || reasonOf(err) != badTimeout {
+		t.Errorf("error %v, want a time-out", err)
 	}
 }
