@@ -26,5 +26,5 @@ func openLink(connection string, tls func() (*tls.Config, error), timeout, gap t
 // ask sends one request of any function and returns the answer, whose data is
 // valid until the next request. Errors are those of read.
 func (b *Bus) ask(ctx context.Context, unit byte, request *mb.ProtocolDataUnit) (*mb.ProtocolDataUnit, error) {
-	return b.link.exchange(ctx, unit, request)
+	return b.link.exchange(ctx, unit, request, time.Time{})
 }

@@ -129,7 +129,7 @@ func TestAnswersMustFitTheirRequests(t *testing.T) {
 					next.Store(&answer)
 					// The wait after a wrong answer has tests of its own.
 					l.doubt = time.Time{}
-					return l.exchange(t.Context(), 9, &mb.ProtocolDataUnit{FunctionCode: trade.request[0], Data: trade.request[1:]})
+					return l.exchange(t.Context(), 9, &mb.ProtocolDataUnit{FunctionCode: trade.request[0], Data: trade.request[1:]}, time.Time{})
 				}
 				right := func() {
 					t.Helper()
@@ -186,7 +186,7 @@ func TestRequestsThatAreNone(t *testing.T) {
 	} {
 		var next atomic.Pointer[[]byte]
 		l := linkTo(t, answering(t, &next), time.Second)
-		if _, err := l.exchange(t.Context(), 1, &mb.ProtocolDataUnit{FunctionCode: pdu[0], Data: pdu[1:]}); !errors.Is(err, errRequest) {
+		if _, err := l.exchange(t.Context(), 1, &mb.ProtocolDataUnit{FunctionCode: pdu[0], Data: pdu[1:]}, time.Time{}); !errors.Is(err, errRequest) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if l.line != nil {
@@ -209,7 +209,7 @@ func TestUnit0OfABusIsAllUnits(t *testing.T) {
 			})
 			l := linkTo(t, url, 20*time.Millisecond)
 			write := &mb.ProtocolDataUnit{FunctionCode: 6, Data: []byte{0, 1, 2, 3}}
-			if answer, err := l.exchange(t.Context(), 0, write); answer != nil || err != nil {
+			if answer, err := l.exchange(t.Context(), 0, write, time.Time{}); answer != nil || err != nil {
 				t.Fatalf("%v, %v", answer, err)
 			}
 			l.timeout = patience
@@ -227,7 +227,7 @@ func TestUnit0OfABusIsAllUnits(t *testing.T) {
 				t.Errorf("read from unit 0: %v", err)
 			}
 			for _, pdu := range []*mb.ProtocolDataUnit{{FunctionCode: 3, Data: []byte{0, 0, 0, 1}}, {FunctionCode: 17}} {
-				if _, err := l.exchange(t.Context(), 0, pdu); !errors.Is(err, errRequest) {
+				if _, err := l.exchange(t.Context(), 0, pdu, time.Time{}); !errors.Is(err, errRequest) {
 					t.Errorf("function %d to unit 0: %v", pdu.FunctionCode, err)
 				}
 			}

@@ -27,6 +27,8 @@ var errBreaker = errors.New("its unit didn't answer the other devices that share
 const (
 	illegalAddress    = 2
 	illegalValue      = 3 // some devices answer this where they mean illegalAddress
+	deviceFailure     = 4
+	acknowledged      = 5
 	gatewayNoPath     = 10
 	gatewayNoResponse = 11
 )

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,7 +48,9 @@ type Source struct {
 
 	owned  atomic.Bool // Run or Probe has the connection
 	jobs   chan job    // writes that wait for the bus
-	broken chan error  // the sink's, late
+	end    sync.Once
+	ended  chan struct{} // closed when Run has ended: nobody does jobs any more
+	broken chan error    // the sink's, late
 }
 
 var _ drivers.Driver = (*Source)(nil)
@@ -89,7 +92,7 @@ func New(c Config) (*Source, error) {
 		name: c.Name, retries: c.Retries, limits: c.Grouping, observe: c.ObservePoll,
 		link: newLink(to, c.Timeout, c.FrameGap, c.Breaker.Retry),
 		log:  newCalmLog(c.Log), outlets: map[string]*outlet{},
-		jobs: make(chan job), broken: make(chan error, 1),
+		jobs: make(chan job), ended: make(chan struct{}), broken: make(chan error, 1),
 	}
 	s.addDevices(&p, c)
 	if len(p) > 0 {
@@ -206,6 +209,7 @@ func (s *Source) Run(ctx context.Context) error {
 		return fmt.Errorf("modbus source %q: %w", s.name, errOwned)
 	}
 	defer s.owned.Store(false)
+	defer s.end.Do(func() { close(s.ended) })
 	defer s.link.close()
 	defer s.stats.stopped()
 	s.notes.load(s.schedule.devices)

@@ -30,8 +30,12 @@ const (
 	turnaround = 200 * time.Millisecond
 )
 
-// errDial is what requests get while there is no connection.
-var errDial = errors.New("not connected")
+var (
+	// errDial is what requests get while there is no connection.
+	errDial = errors.New("not connected")
+	// errTooLate is what a request gets that must not be sent any more.
+	errTooLate = errors.New("its time was over before the line was free")
+)
 
 // line is an open way to the devices: a TCP or TLS connection or a serial port.
 type line interface {
@@ -64,6 +68,7 @@ type link struct {
 	line     line // nil: not connected
 	buf      [2 * asciiMax]byte
 	deadline time.Time // of the request that is under way
+	sent     bool      // bytes of it may have reached a unit
 	quiet    time.Time // when the last exchange ended
 	backoff  time.Duration
 	dialAt   time.Time // no connect before
@@ -102,7 +107,7 @@ func (l *link) read(ctx context.Context, unit byte, area table, at, count int) (
 		return nil, fmt.Errorf("%w: to read, unit 0 on a bus: nobody answers", errRequest)
 	}
 	size := l.framing.size(5) + l.framing.size(2+answerBytes(byte(area), count))
-	err = l.during(ctx, unit, size, func() error {
+	err = l.during(ctx, unit, size, time.Time{}, func() error {
 		data, err = area.ask(l.client, uint16(at), uint16(count))
 		return err
 	})
@@ -115,16 +120,17 @@ func (l *link) read(ctx context.Context, unit byte, area table, at, count int) (
 // exchange sends any request of a function that checkRequest knows and returns
 // the answer, which fits the request. It blocks as read does and has its errors,
 // and errRequest for a request that wasn't sent. Unit 0 of a bus is all of its
-// units: they take writes and answer nothing, so that both results are nil.
-func (l *link) exchange(ctx context.Context, unit byte, pdu *mb.ProtocolDataUnit) (answer *mb.ProtocolDataUnit, err error) {
+// units: they take writes and answer nothing, so that both results are nil. What
+// couldn't be sent until then, if that isn't zero, is not sent: errTooLate.
+func (l *link) exchange(ctx context.Context, unit byte, pdu *mb.ProtocolDataUnit, until time.Time) (answer *mb.ProtocolDataUnit, err error) {
 	if err := checkRequest(pdu); err != nil {
 		return nil, err
 	}
 	if l.toAll(unit) {
-		return nil, l.broadcast(ctx, pdu)
+		return nil, l.broadcast(ctx, pdu, until)
 	}
 	size := l.framing.size(1+len(pdu.Data)) + l.framing.size(longestAnswer(pdu))
-	err = l.during(ctx, unit, size, func() error {
+	err = l.during(ctx, unit, size, until, func() error {
 		request, err := l.framing.Encode(pdu)
 		if err != nil {
 			return err
@@ -153,12 +159,12 @@ func (l *link) toAll(unit byte) bool { return l.peer.bus() && unit == 0 }
 
 // broadcast sends a write to all units of a bus. The next request waits until
 // they have had time for it.
-func (l *link) broadcast(ctx context.Context, pdu *mb.ProtocolDataUnit) error {
+func (l *link) broadcast(ctx context.Context, pdu *mb.ProtocolDataUnit, until time.Time) error {
 	if !writes(pdu.FunctionCode) {
 		return fmt.Errorf("%w: function %d to unit 0 on a bus: nobody answers", errRequest, pdu.FunctionCode)
 	}
 	size := l.framing.size(1 + len(pdu.Data))
-	return l.begin(ctx, 0, size, func() error {
+	return l.begin(ctx, 0, size, until, func() error {
 		request, err := l.framing.Encode(pdu)
 		if err != nil {
 			return err
@@ -172,8 +178,8 @@ func (l *link) broadcast(ctx context.Context, pdu *mb.ProtocolDataUnit) error {
 }
 
 // during runs an exchange, and believes its answer when nothing follows it.
-func (l *link) during(ctx context.Context, unit byte, size int, f func() error) error {
-	return l.begin(ctx, unit, size, func() error {
+func (l *link) during(ctx context.Context, unit byte, size int, until time.Time, f func() error) error {
+	return l.begin(ctx, unit, size, until, func() error {
 		err := f()
 		if l.peer.bus() && (err == nil || isException(err)) {
 			if more := l.following(ctx); more > 0 {
@@ -184,11 +190,16 @@ func (l *link) during(ctx context.Context, unit byte, size int, f func() error) 
 	})
 }
 
-// begin makes the line ready and runs f, in which Send or write is called.
-// size is the number of bytes that go over the line.
-func (l *link) begin(ctx context.Context, unit byte, size int, f func() error) error {
+// begin makes the line ready and runs f, in which Send or write is called,
+// unless it is later than until by then. size is the number of bytes that go over
+// the line; l.sent says afterwards whether some may have gone.
+func (l *link) begin(ctx context.Context, unit byte, size int, until time.Time, f func() error) error {
+	l.sent = false
 	if err := l.ready(ctx); err != nil {
 		return err
+	}
+	if !until.IsZero() && time.Now().After(until) {
+		return errTooLate
 	}
 	// The one deadline of a request.
 	l.deadline = time.Now().Add(l.timeout + time.Duration(size)*l.character)
@@ -398,6 +409,7 @@ func (l *link) inTime() error {
 }
 
 func (l *link) write(request []byte) error {
+	l.sent = true
 	_, err := l.line.Write(request)
 	l.heard = time.Now()
 	if err != nil {

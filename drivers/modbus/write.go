@@ -17,13 +17,14 @@ import (
 // What became of a request to write, when it wasn't done as asked.
 var (
 	// ErrRefused: nothing was sent. The tag isn't declared, the value is out of its
-	// bounds or can't be held exactly, or the source doesn't run.
+	// bounds or can't be held exactly, the source has stopped, or there is no
+	// connection.
 	ErrRefused = errors.New("refused")
 	// ErrLate: nothing was sent, since the request was too old. It is an ErrRefused.
 	ErrLate = fmt.Errorf("%w: too late", ErrRefused)
-	// ErrDevice: the device or the gateway before it refused; nothing was changed.
+	// ErrDevice: the device or the gateway before it refused; nothing was changed, by its word.
 	ErrDevice = errors.New("the device refused")
-	// ErrUncertain: it was sent, and no answer says whether it was done.
+	// ErrUncertain: it was sent, and no answer says for sure whether it was done.
 	ErrUncertain = errors.New("not known whether it was written")
 	// ErrMismatch: the device took it, and another value was read back.
 	ErrMismatch = errors.New("another value was read back")
@@ -35,6 +36,7 @@ type WriteRequest struct {
 	Tag    string          `json:"tag"`
 	Value  json.RawMessage `json:"value"`  // as in a reading: scaled; the word, with a map
 	Issued time.Time       `json:"issued"` // by the clock of this machine; the tag's expire counts from here
+	Until  time.Time       `json:"until"`  // it is not sent later, if that is before the expire's end; zero: the expire alone counts
 }
 
 // WriteResult says what was sent and what the device holds now.
@@ -68,9 +70,12 @@ type written struct {
 }
 
 // Write writes one declared tag and reads it back. It waits for its turn between
-// two polls of the bus, at most until the tag's expire has passed since
-// r.Issued, and then for two requests. A write is never repeated. Errors are
-// those above. It may be called by many goroutines at once, while Run runs.
+// two polls of the bus, at most until r.Until or until the tag's expire has passed
+// since r.Issued, whichever is first, and then for three requests at most. Nothing
+// is sent after that moment, nor once ctx has ended; what was sent by then is read
+// back as long as ctx lives. A write is never repeated. Errors are those above. It
+// may be called by many goroutines at once, also before Run has begun and after it
+// has ended.
 func (s *Source) Write(ctx context.Context, r WriteRequest) (WriteResult, error) {
 	j, err := s.prepare(r)
 	if err != nil {
@@ -83,8 +88,10 @@ func (s *Source) Write(ctx context.Context, r WriteRequest) (WriteResult, error)
 	case s.jobs <- j:
 	case <-ctx.Done():
 		return j.result, fmt.Errorf("write %s of device %s: %w: %w", r.Tag, r.Device, ErrRefused, ctx.Err())
+	case <-s.ended:
+		return j.result, fmt.Errorf("write %s of device %s: %w: the source has stopped", r.Tag, r.Device, ErrRefused)
 	case <-late.C:
-		return j.result, fmt.Errorf("write %s of device %s: %w: the bus was busy until then, or the source doesn't run", r.Tag, r.Device, ErrLate)
+		return j.result, fmt.Errorf("write %s of device %s: %w: the bus was busy until then, or the source doesn't run yet", r.Tag, r.Device, ErrLate)
 	}
 	w := <-j.answer
 	if w.err != nil {
@@ -125,6 +132,12 @@ func (s *Source) prepare(r WriteRequest) (job, error) {
 	case age < -w.Expire:
 		return j, fmt.Errorf("%w: it was issued %v in the future; a clock is wrong", ErrRefused, -age.Round(time.Millisecond))
 	}
+	if left := r.Until.Sub(now); !r.Until.IsZero() && left < j.until.Sub(now) {
+		j.until = now.Add(left) // on the monotonic clock: what sets the wall clock makes it no younger
+		if left < 0 {
+			return j, fmt.Errorf("%w: it was to be sent %v ago", ErrLate, -left.Round(time.Millisecond))
+		}
+	}
 	data, err := j.tag.encode(r.Value)
 	if err != nil {
 		return j, fmt.Errorf("%w: %w", ErrRefused, err)
@@ -159,14 +172,25 @@ func (s *Source) write(run context.Context, j job) written {
 		slog.Any("registers", j.result.Registers), slog.Any("error", err))
 	switch {
 	case err == nil:
-	case isException(err):
+	case isException(err) && !perhapsDone(err):
 		return written{j.result, fmt.Errorf("%w: %w", ErrDevice, err)}
-	case errors.Is(err, errDial), errors.Is(err, errRequest):
+	case errors.Is(err, errTooLate):
+		j.result.Function = 0
+		return written{j.result, fmt.Errorf("%w: %w", ErrLate, err)}
+	case !s.link.sent, errors.Is(err, errRequest):
+		j.result.Function = 0
 		return written{j.result, fmt.Errorf("%w: %w", ErrRefused, err)}
 	default:
 		err = fmt.Errorf("%w: %w", ErrUncertain, err)
 	}
 	return written{j.result, errors.Join(err, s.readBack(&j))}
+}
+
+// perhapsDone says that an exception leaves open whether the write was done: the
+// device failed while it was at it (4), is still at it (5), or the gateway waited
+// for its answer in vain (11; Modbus Application Protocol V1.1b3 §7).
+func perhapsDone(err error) bool {
+	return slices.Contains([]byte{deviceFailure, acknowledged, gatewayNoResponse}, code(err))
 }
 
 // send sends the write: a single register or coil by function 6 or 5, and by 16
@@ -183,7 +207,7 @@ func (s *Source) send(j *job) error {
 // change sends one request, once.
 func (s *Source) change(j *job, pdu *mb.ProtocolDataUnit) error {
 	j.result.Function = int(pdu.FunctionCode)
-	_, err := s.link.exchange(j.ctx, j.device.unit, pdu)
+	_, err := s.link.exchange(j.ctx, j.device.unit, pdu, j.until)
 	return err
 }
 

@@ -181,16 +181,26 @@ func TestWritesAreRefused(t *testing.T) {
 		"too late":       {Device: "d", Tag: "i16", Value: json.RawMessage("1"), Issued: time.Now().Add(-11 * time.Second)},
 		"the future":     {Device: "d", Tag: "i16", Value: json.RawMessage("1"), Issued: time.Now().Add(time.Minute)},
 		"no time":        {Device: "d", Tag: "i16", Value: json.RawMessage("1")},
+		"past its until": {Device: "d", Tag: "i16", Value: json.RawMessage("1"), Issued: time.Now(), Until: time.Now().Add(-time.Millisecond)},
 	} {
 		_, err := s.Write(context.Background(), r)
-		if late := name == "too late" || name == "no time"; !errors.Is(err, ErrRefused) || errors.Is(err, ErrLate) != late {
+		if late := name != "another device" && name != "the future"; !errors.Is(err, ErrRefused) || errors.Is(err, ErrLate) != late {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	waiting := make(chan error)
 	s.stop()
-	expired := WriteRequest{Device: "d", Tag: "coil", Value: json.RawMessage("true"), Issued: time.Now().Add(-defaultExpire + 50*time.Millisecond)}
-	if _, err := s.Write(context.Background(), expired); !errors.Is(err, ErrLate) {
-		t.Errorf("of a source that doesn't run: %v", err)
+	go func() {
+		_, err := s.put("coil", "true")
+		waiting <- err
+	}()
+	select {
+	case err := <-waiting:
+		if !errors.Is(err, ErrRefused) || errors.Is(err, ErrLate) {
+			t.Errorf("of a source that has stopped: %v", err)
+		}
+	case <-time.After(defaultExpire / 2):
+		t.Error("a write to a source that has stopped waits until it is too late")
 	}
 	if len(w.functions) != 0 {
 		t.Errorf("something was written: %v", w.functions)
@@ -233,7 +243,11 @@ func TestWhatADeviceSaysToAWrite(t *testing.T) {
 	}{
 		{"taken, and not done", echo(func([]byte) {}), ErrMismatch},
 		{"exception 2", func(c net.Conn, req []byte) { c.Write(frameOf(req, 0x86, 2)) }, ErrDevice},
-		{"exception 4", func(c net.Conn, req []byte) { c.Write(frameOf(req, 0x86, 4)) }, ErrDevice},
+		{"exception 4: failed while it was at it", func(c net.Conn, req []byte) { c.Write(frameOf(req, 0x86, 4)) }, ErrUncertain},
+		{"exception 5: still at it", func(c net.Conn, req []byte) { c.Write(frameOf(req, 0x86, 5)) }, ErrUncertain},
+		{"exception 6: busy", func(c net.Conn, req []byte) { c.Write(frameOf(req, 0x86, 6)) }, ErrDevice},
+		{"exception 10: a gateway without a path", func(c net.Conn, req []byte) { c.Write(frameOf(req, 0x86, 10)) }, ErrDevice},
+		{"exception 11: a gateway that got no answer", func(c net.Conn, req []byte) { c.Write(frameOf(req, 0x86, 11)) }, ErrUncertain},
 		{"silence", func(net.Conn, []byte) {}, ErrUncertain},
 		{"closed", func(c net.Conn, _ []byte) { c.Close() }, ErrUncertain},
 		{"another value", echo(func(f []byte) { f[11]++ }), ErrUncertain},
@@ -386,6 +400,32 @@ func TestWriteWhoseTurnComesLateIsNotSent(t *testing.T) {
 	if w := s.write(context.Background(), j); !errors.Is(w.err, ErrLate) || p.requests.Load() != 0 {
 		t.Errorf("%v, %d requests", w.err, p.requests.Load())
 	}
+}
+
+// TestWriteIsNotSentWhenTheLineIsFreeTooLate has a bus that is left alone for a
+// time-out, as after each connect, when the turn of a write comes.
+func TestWriteIsNotSentWhenTheLineIsFreeTooLate(t *testing.T) {
+	t.Parallel()
+	var requests atomic.Int64
+	url := behindGateway(t, func(s *slave, _ int, req []byte) {
+		requests.Add(1)
+		s.say(req...)
+	})
+	s, err := New(Config{Name: "bus", Connection: url, Sink: newMemory(), Timeout: 300 * time.Millisecond, Devices: []Device{
+		{Name: "d", Unit: 1, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16", Write: bounds(0, 10)}}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := s.prepare(WriteRequest{Device: "d", Tag: "v", Value: json.RawMessage("7"), Issued: time.Now(), Until: time.Now().Add(100 * time.Millisecond)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.ctx = context.Background()
+	if w := s.write(context.Background(), j); !errors.Is(w.err, ErrLate) || w.result.Function != 0 || requests.Load() != 0 {
+		t.Errorf("%+v %v, %d requests", w.result, w.err, requests.Load())
+	}
+	s.link.close()
 }
 
 func TestAnswerToAWriteMustFitInEveryByte(t *testing.T) {
