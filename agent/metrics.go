@@ -39,7 +39,7 @@ var help = map[string]string{
 	"sluice_buffer_commit_seconds":      "Duration of commits.",
 	"sluice_uplink_up":                  "1 while the link works and acknowledgements come.",
 	"sluice_uplink_lag_events":          "Stored events that the uplink does not have.",
-	"sluice_uplink_sent_bytes_total":    "Bytes of requests written to the wire, before TLS.",
+	"sluice_uplink_sent_bytes_total":    "Bytes written to the sockets, with TLS.",
 	"sluice_source_up":                  "1 while the source is connected and subscribed, or polling.",
 	"sluice_modbus_polls_total":         "Polls by result.",
 	"sluice_modbus_poll_seconds":        "Duration of polls.",

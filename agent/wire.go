@@ -103,7 +103,7 @@ func uplinkConfig(cfg *config.Config, u *config.Uplink, log *slog.Logger) (uplin
 	c := uplink.Config{
 		Name: u.Name, Agent: cfg.Agent.ID, Labels: cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls.lasting(),
 		Topic: u.Kafka.Topic, Key: u.Kafka.Key, Compression: u.Kafka.Compression,
-		ExactlyOnce: u.Kafka.Delivery == "exactly_once", PositionTopic: u.Kafka.PositionTopic,
+		MaxRate: int64(u.Kafka.MaxRate), ExactlyOnce: u.Kafka.Delivery == "exactly_once", PositionTopic: u.Kafka.PositionTopic,
 		WindowBytes: int(min(uplink.DefaultWindowBytes, int64(cfg.Agent.MemoryLimit)/windowShare)), Log: log,
 	}
 	if s := u.Kafka.SASL; s != nil {

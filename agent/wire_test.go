@@ -193,3 +193,18 @@ func TestEveryReasonIsThereFromTheStart(t *testing.T) {
 type sinkOfNothing struct{}
 
 func (sinkOfNothing) Append(context.Context, drivers.Event, func(error)) error { return nil }
+
+func TestTheUplinkGetsWhatTheConfigSays(t *testing.T) {
+	text := strings.Replace(wiredConfig, "kafka: {", `kafka: { max_rate: 64KiB,`, 1)
+	cfg, err := config.Parse("c.yaml", []byte(text), config.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := uplinkConfig(cfg, cfg.Uplink("all"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.MaxRate != 64<<10 || c.Name != "all" || c.ExactlyOnce {
+		t.Errorf("got %+v", c)
+	}
+}

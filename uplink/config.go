@@ -30,6 +30,7 @@ const (
 	DefaultWindowBytes   = 4 << 20
 	DefaultWindowRecords = 5000
 
+	minMaxRate       = 1 << 10
 	minWindowBytes   = 64 << 10
 	maxWindowBytes   = 1 << 30
 	maxWindowRecords = 1_000_000
@@ -97,6 +98,13 @@ type Config struct {
 	// missing. The transactional id is "sluice/<Agent>/<Name>".
 	ExactlyOnce   bool
 	PositionTopic string // empty: "sluice.positions"
+
+	// MaxRate bounds the bytes per second that all connections of the uplink write to
+	// their sockets together, as they are on the wire: compressed, with TLS. After a
+	// pause what fits into one second may go out at once. With it no more than four
+	// seconds' worth is in flight, before compression. A record that takes long to
+	// go out is not taken for a broken link; with ExactlyOnce it has 30 s.
+	MaxRate int64 // 1 KiB to 1 TiB; 0: unlimited
 
 	Compression string // none, gzip, snappy, lz4 or zstd (level 1); empty: zstd
 
@@ -178,6 +186,9 @@ func (c Config) validate() error {
 	if c.WindowBytes < minWindowBytes || c.WindowBytes > maxWindowBytes {
 		bad("window bytes %d are out of range (%d to %d)", c.WindowBytes, minWindowBytes, maxWindowBytes)
 	}
+	if c.MaxRate != 0 && (c.MaxRate < minMaxRate || c.MaxRate > 1<<40) {
+		bad("max rate %d is out of range (%d to %d bytes per second, 0: unlimited)", c.MaxRate, minMaxRate, int64(1)<<40)
+	}
 	if c.WindowRecords < 1 || c.WindowRecords > maxWindowRecords {
 		bad("window records %d are out of range (1 to %d)", c.WindowRecords, maxWindowRecords)
 	}
@@ -238,6 +249,18 @@ func (s SASL) mechanism() sasl.Mechanism {
 			return plain.Auth{User: s.Username, Pass: p}, err
 		})
 	}
+}
+
+// tlsFor returns the settings for a connection to addr.
+func (c Config) tlsFor(addr string) *tls.Config {
+	t := c.TLS.Clone()
+	if t.ServerName == "" {
+		t.ServerName = addr
+		if host, _, err := net.SplitHostPort(addr); err == nil {
+			t.ServerName = host
+		}
+	}
+	return t
 }
 
 func (c Config) codec() kgo.CompressionCodec {

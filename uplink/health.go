@@ -33,7 +33,6 @@ type health struct {
 	lastGood   time.Time // of a round trip
 	badSince   time.Time // of the first error after the last round trip; zero: none
 	peer       string    // the broker of the last round trip
-	sent       uint64
 	lastError  string
 	lastErrAt  time.Time
 	loginError error // of a login whose connection is not given up yet
@@ -45,7 +44,6 @@ type health struct {
 // The hooks of the client.
 var (
 	_ kgo.HookBrokerConnect = (*health)(nil)
-	_ kgo.HookBrokerWrite   = (*health)(nil)
 	_ kgo.HookBrokerE2E     = (*health)(nil)
 )
 
@@ -63,13 +61,6 @@ func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Co
 	}
 	h.loginError = nil
 	h.bad(err)
-}
-
-// OnBrokerWrite counts what goes over the wire.
-func (h *health) OnBrokerWrite(_ kgo.BrokerMetadata, _ int16, n int, _, _ time.Duration, _ error) {
-	h.mu.Lock()
-	h.sent += uint64(max(0, n))
-	h.mu.Unlock()
 }
 
 // OnBrokerE2E is called after each request. One that was answered proves the
@@ -126,7 +117,6 @@ func (h *health) complain(err error, topic string) {
 type view struct {
 	up        bool
 	peer      string
-	sent      uint64
 	lastError string
 	lastErrAt time.Time
 
@@ -142,7 +132,7 @@ func (h *health) look(stalled time.Duration) view {
 	if stalled > hintAfter && h.hintAt.After(h.lastErrAt) {
 		h.lastError, h.lastErrAt = h.hint, h.hintAt
 	}
-	v := view{peer: h.peer, sent: h.sent, lastError: h.lastError, lastErrAt: h.lastErrAt, lastGood: h.lastGood, lastAnswer: h.lastAnswer}
+	v := view{peer: h.peer, lastError: h.lastError, lastErrAt: h.lastErrAt, lastGood: h.lastGood, lastAnswer: h.lastAnswer}
 	failing := !h.badSince.IsZero() && time.Since(h.badSince) > badGrace
 	v.up = !h.lastGood.IsZero() && !failing && stalled <= stallAfter
 	return v

@@ -49,6 +49,7 @@ type Kafka struct {
 	options []kgo.Opt
 	window  *window
 	health  *health
+	pace    *pace
 	exact   *exact         // nil: at least once
 	helpers sync.WaitGroup // goroutines that Run waits for
 	quiet   limiter
@@ -69,8 +70,11 @@ func New(cfg Config) (*Kafka, error) {
 	if err != nil {
 		return nil, fmt.Errorf("uplink %q: %w", cfg.Name, err)
 	}
+	pace := newPace(cfg.MaxRate)
+	cfg.WindowBytes = pace.window(cfg.WindowBytes)
 	k := &Kafka{
 		cfg:     cfg,
+		pace:    pace,
 		encoder: newEncoder(cfg.Agent, topic, key),
 		window:  newWindow(cfg.WindowRecords, cfg.WindowBytes, cfg.Reader.Ack),
 		health:  &health{}, renewAfter: renewAfter,
@@ -212,7 +216,7 @@ func (k *Kafka) probe(ctx context.Context) {
 		if k.Stats().Up {
 			every = probeEvery
 		}
-		if client := k.link(); client != nil && time.Since(k.health.goodAt()) >= every/2 {
+		if client := k.link(); client != nil && time.Since(k.health.goodAt()) >= every/2 && k.pace.sinceHeld() > heldLately {
 			ping, cancel := context.WithTimeout(ctx, probeEvery)
 			err := client.Ping(ping)
 			cancel()
@@ -224,25 +228,26 @@ func (k *Kafka) probe(ctx context.Context) {
 	}
 }
 
-// dial opens a connection to a broker, with a guard on top.
+// dial opens a connection to a broker: the socket with a meter, TLS, the pace, and a
+// guard on top.
 func (k *Kafka) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	var (
-		plain = net.Dialer{KeepAlive: 15 * time.Second}
-		conn  net.Conn
-		err   error
-	)
-	if k.cfg.TLS == nil {
-		conn, err = plain.DialContext(ctx, network, addr)
-	} else {
-		secure := tls.Dialer{NetDialer: &plain, Config: k.cfg.TLS.Clone()}
-		conn, err = secure.DialContext(ctx, network, addr)
-	}
+	plain := net.Dialer{KeepAlive: 15 * time.Second}
+	conn, err := plain.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	return newGuard(conn, k.answered), nil
+	conn = meter{conn, k.pace}
+	if k.cfg.TLS != nil {
+		secure := tls.Client(conn, k.cfg.tlsFor(addr))
+		if err := secure.HandshakeContext(ctx); err != nil {
+			_ = conn.Close() // it carried nothing yet
+			return nil, err
+		}
+		conn = secure
+	}
+	return newGuard(newPacedConn(conn, k.pace), k.answered), nil
 }
 
 // dataLoss is told when a broker no longer knows of records that it had

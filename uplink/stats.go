@@ -13,7 +13,7 @@ type Stats struct {
 	LastErrAt time.Time         // when that was
 	Delivered map[string]uint64 // by class: records that the cluster acknowledged; rejected ones don't count
 	InFlight  int               // records handed to the client and not yet acknowledged
-	SentBytes uint64            // bytes of requests written to the wire, before TLS
+	SentBytes uint64            // bytes written to the sockets, with TLS
 	Fenced    bool              // another agent sends under this one's id, and this one stands back
 	Stuck     time.Duration     // how long a link that works otherwise has not answered a record; 0: it does
 	LastAck   time.Time         // of the last acknowledgement; zero: none yet
@@ -22,12 +22,12 @@ type Stats struct {
 // Stats returns the counters so far. It may be called at any time from any
 // goroutine and does not block on the cluster.
 func (k *Kafka) Stats() Stats {
-	p, fenced, trouble := k.window.progress(), "", ""
-	if k.exact != nil {
-		p, fenced, trouble = k.exact.progress()
-	}
+	p, fenced, trouble := k.progress()
 	v := k.health.look(p.stalled)
 	says := state(v, p)
+	if v.up && p.inFlight > 0 && k.pace.sinceHeld() < heldLately {
+		says += ", held to max_rate"
+	}
 	switch {
 	case fenced != "":
 		v.up, v.lastError, says = false, fenced, fenced
@@ -38,8 +38,19 @@ func (k *Kafka) Stats() Stats {
 		Up: v.up, State: says, Fenced: fenced != "", Stuck: k.stuck(v, p),
 		LastError: v.lastError, LastErrAt: v.lastErrAt,
 		Delivered: p.delivered, InFlight: p.inFlight,
-		SentBytes: v.sent, LastAck: p.lastAck,
+		SentBytes: k.pace.sent.Load(), LastAck: p.lastAck,
 	}
+}
+
+// progress is what is known of delivery. What waits for max_rate is not stalled.
+func (k *Kafka) progress() (p progress, fenced, trouble string) {
+	if k.exact != nil {
+		p, fenced, trouble = k.exact.progress()
+	} else {
+		p = k.window.progress()
+	}
+	p.stalled = min(p.stalled, k.pace.sinceHeld())
+	return p, fenced, trouble
 }
 
 func state(v view, p progress) string {

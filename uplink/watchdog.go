@@ -36,7 +36,7 @@ func (k *Kafka) checkStuck() {
 	if k.exact != nil { // a session that takes too long is given up anyway
 		return
 	}
-	p := k.window.progress()
+	p, _, _ := k.progress()
 	stuck := k.stuck(k.health.look(p.stalled), p)
 	if stuck < k.renewAfter || time.Since(k.renewed()) < k.renewAfter {
 		return

@@ -20,7 +20,6 @@ var unavailable = []refusal{
 	{"Config.Pipeline", nil, "leave it out"},
 	{"Config.Remote", nil, "leave it out"},
 	{"Uplink.Failover", nil, "leave it out, or list both uplinks: each gets everything"},
-	{"Kafka.MaxRate", nil, "0"},
 	{"Kafka.LiveShare", nil, "0%"},
 	{"SASL.Mechanism", []string{"oauthbearer"}, ""},
 }

@@ -57,6 +57,7 @@ func (d *decoder) checkKafka(k *Kafka, used []string, path string) {
 	if !isTopicText(k.PositionTopic) || len(k.PositionTopic) > 249 {
 		d.wrong(path+".position_topic", d.show(path+".position_topic", k.PositionTopic)+" cannot be a Kafka topic", "1 to 249 of A-Z a-z 0-9 . _ -")
 	}
+	d.checkRate(k, path)
 	if k.LiveShare > 0 && k.Delivery == "exactly_once" {
 		d.wrong(path+".live_share", "does not go together with delivery exactly_once", "0%, or at_least_once")
 	}
@@ -71,6 +72,29 @@ func (d *decoder) checkKafka(k *Kafka, used []string, path string) {
 				"a class of a source, or one of classes: "+names(d.cfg.Classes, func(c Class) string { return c.Name }))
 		}
 		seen[class] = true
+	}
+}
+
+// minMaxRate is the lowest bound of a link, in bytes per second.
+const minMaxRate Size = 1 << 10
+
+// transactionTime is how many seconds the largest message may take in a transaction.
+const transactionTime = 20
+
+func (d *decoder) checkRate(k *Kafka, path string) {
+	path += ".max_rate"
+	if k.MaxRate == 0 {
+		return
+	}
+	if k.MaxRate < minMaxRate {
+		d.wrong(path, d.show(path, k.MaxRate.String())+" is too little", "1KiB or more, or 0: unlimited")
+	}
+	for i := range d.cfg.Sources {
+		m := d.cfg.Sources[i].MQTT
+		if m != nil && k.Delivery == "exactly_once" && k.MaxRate < m.MaxPayload/transactionTime {
+			d.wrong(path, fmt.Sprintf("is too little for exactly_once: a message of %s from source %s would take longer than a transaction may", m.MaxPayload, d.cfg.Sources[i].Name),
+				fmt.Sprintf("%s or more, or a smaller max_payload there", m.MaxPayload/transactionTime))
+		}
 	}
 }
 

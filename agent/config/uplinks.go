@@ -34,7 +34,10 @@ type Kafka struct {
 	PositionTopic string `yaml:"position_topic" default:"sluice.positions"`
 	// Compression of record batches.
 	Compression string `yaml:"compression" default:"zstd" enum:"none|gzip|snappy|lz4|zstd"`
-	// Bytes per second on the wire. 0: unlimited.
+	// Bytes per second on the wire, compressed and with TLS, of all connections of
+	// the uplink together; at least 1KiB. What fits into one second may go out
+	// at once. 0: unlimited. With exactly_once a transaction has to be done within
+	// 30 s, so that it must be at least max_payload of the sources in 20 s.
 	MaxRate Size `yaml:"max_rate" default:"0" range:"0..1TiB"`
 	// Share of the link for new events while a backlog drains. 0%: strictly
 	// oldest first. Not together with exactly_once.
