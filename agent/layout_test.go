@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 	"drivers/modbus/profiles":   {},
 	"uplink":                    {"buffer", "drivers"},
 	"uplink/audit":              {},
+	"uplink/channel":            {"uplink"},
 
 	"firmware-images/release":            {},
 	"firmware-images/cmd/sluice-release": {"firmware-images/release"},

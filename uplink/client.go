@@ -33,3 +33,7 @@ func (c Config) ClientOptions() ([]kgo.Opt, error) {
 	}
 	return opts, nil
 }
+
+// Explain says an error of a Kafka client in the words of somebody who can do
+// something about it, in one line. The topic may be empty.
+func Explain(err error, topic string) string { return explain(err, topic) }
