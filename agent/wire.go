@@ -106,8 +106,8 @@ func uplinkConfig(cfg *config.Config, u *config.Uplink, log *slog.Logger) (uplin
 		MaxRate: int64(u.Kafka.MaxRate), ExactlyOnce: u.Kafka.Delivery == "exactly_once", PositionTopic: u.Kafka.PositionTopic,
 		WindowBytes: int(min(uplink.DefaultWindowBytes, int64(cfg.Agent.MemoryLimit)/windowShare)), Log: log,
 	}
-	if s := u.Kafka.SASL; s != nil {
-		c.SASL = uplink.SASL{Mechanism: s.Mechanism, Username: s.Username, Password: s.Password.Value}
+	if c.SASL, err = Login(u.Kafka.SASL, log.With("uplink", u.Name)); err != nil {
+		return uplink.Config{}, fmt.Errorf("kafka.sasl.%w", err)
 	}
 	return c, nil
 }

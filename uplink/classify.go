@@ -76,6 +76,9 @@ func explain(err error, topic string) string {
 	if login, ok := errors.AsType[*loginRefused](err); ok {
 		return login.Error()
 	}
+	if token, ok := errors.AsType[*tokenError](err); ok {
+		return token.Error()
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return fmt.Sprintf("the broker's name %q cannot be resolved: check brokers and the DNS (%v)", dns.Name, err)
 	}
@@ -109,7 +112,7 @@ func explainCode(ke *kerr.Error, topic string) string {
 	}
 	switch ke {
 	case kerr.SaslAuthenticationFailed, kerr.IllegalSaslState:
-		return fmt.Sprintf("the broker refused the login: check sasl.username/password (%s)", name)
+		return fmt.Sprintf("the broker refused the login: check sasl.username/password, or what the token is good for (%s)", name)
 	case kerr.UnsupportedSaslMechanism:
 		return fmt.Sprintf("the broker does not offer this login: check sasl.mechanism (%s)", name)
 	case kerr.TopicAuthorizationFailed:

@@ -16,6 +16,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
@@ -121,19 +122,25 @@ type Config struct {
 
 // SASL is the login at the brokers.
 type SASL struct {
-	Mechanism string // plain, scram-sha-256 or scram-sha-512; empty: no login
-	Username  string
+	Mechanism string // plain, scram-sha-256, scram-sha-512 or oauthbearer; empty: no login
+	Username  string // not with oauthbearer
 
 	// Password is called at each login, so that a changed secret is picked up
 	// without a restart. It may be called by several goroutines at once. What
 	// it returns is never logged.
 	Password func() (string, error)
+
+	// Token and Extensions (RFC 7628 §3.1) are those of oauthbearer. Token is called
+	// at each login, also at those by which a broker wants a connection renewed,
+	// as Password is. Its error is shown as it is.
+	Token      func(context.Context) (string, error)
+	Extensions map[string]string
 }
 
 var (
 	agentName    = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
-	mechanisms   = []string{"plain", "scram-sha-256", "scram-sha-512"}
+	mechanisms   = []string{"plain", "scram-sha-256", "scram-sha-512", "oauthbearer"}
 )
 
 // withDefaults returns c with its empty fields filled in.
@@ -209,12 +216,14 @@ func checkBroker(addr string) error {
 
 func (s SASL) validate() error {
 	switch {
-	case s.Mechanism == "" && (s.Username != "" || s.Password != nil):
+	case s.Mechanism == "" && (s.Username != "" || s.Password != nil || s.Token != nil):
 		return fmt.Errorf("sasl.mechanism is missing (%s)", strings.Join(mechanisms, ", "))
 	case s.Mechanism == "":
 		return nil
+	case s.Mechanism == "oauthbearer" && s.Token == nil:
+		return errors.New("sasl.token is missing")
 	case s.Mechanism == "oauthbearer":
-		return fmt.Errorf("sasl.mechanism oauthbearer is not available in this version (%s)", strings.Join(mechanisms, ", "))
+		return nil
 	case !slices.Contains(mechanisms, s.Mechanism):
 		return fmt.Errorf("sasl.mechanism %q is unknown (%s)", s.Mechanism, strings.Join(mechanisms, ", "))
 	case s.Username == "":
@@ -224,6 +233,12 @@ func (s SASL) validate() error {
 	}
 	return nil
 }
+
+// tokenError says in words why there is no token to log in with.
+type tokenError struct{ err error }
+
+func (e *tokenError) Error() string { return "cannot log in: " + e.err.Error() }
+func (e *tokenError) Unwrap() error { return e.err }
 
 // mechanism returns the client's side of the login.
 func (s SASL) mechanism() sasl.Mechanism {
@@ -239,6 +254,14 @@ func (s SASL) mechanism() sasl.Mechanism {
 		return scram.Auth{User: s.Username, Pass: p}, err
 	}
 	switch s.Mechanism {
+	case "oauthbearer":
+		return oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+			token, err := s.Token(ctx)
+			if err != nil {
+				return oauth.Auth{}, &tokenError{err}
+			}
+			return oauth.Auth{Token: token, Extensions: s.Extensions}, nil
+		})
 	case "scram-sha-256":
 		return scram.Sha256(scramAuth)
 	case "scram-sha-512":

@@ -2,16 +2,19 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
 	"strings"
 
+	"sluice/agent"
 	"sluice/agent/config"
 	"sluice/uplink/audit"
 )
@@ -21,6 +24,7 @@ type auditLogin struct {
 	tls                           bool
 	ca, cert, key, serverName     string
 	mechanism, username, password string // password: the file
+	token                         string // the file
 }
 
 func (l *auditLogin) define(f *flag.FlagSet) {
@@ -29,9 +33,10 @@ func (l *auditLogin) define(f *flag.FlagSet) {
 	f.StringVar(&l.cert, "tls-cert", "", "PEM `file` of the client's certificate, with --tls-key")
 	f.StringVar(&l.key, "tls-key", "", "PEM `file` of the client's key")
 	f.StringVar(&l.serverName, "tls-server-name", "", "`name` that the brokers' certificates hold (default: each broker's host)")
-	f.StringVar(&l.mechanism, "sasl-mechanism", "", "`mechanism`: plain, scram-sha-256 or scram-sha-512")
+	f.StringVar(&l.mechanism, "sasl-mechanism", "", "`mechanism`: plain, scram-sha-256, scram-sha-512 or oauthbearer")
 	f.StringVar(&l.username, "username", "", "`name` to log in with")
 	f.StringVar(&l.password, "password-file", "", "`file` with the password; it is read at each login")
+	f.StringVar(&l.token, "token-file", "", "`file` with the token of oauthbearer; it is read at each login")
 }
 
 // sources are the clusters that the flags name, and those of the uplinks of the
@@ -89,9 +94,11 @@ func (o *auditOptions) fromConfig(c *call, topics *[]string) (all []audit.Cluste
 				return nil, fmt.Errorf("uplinks.%s.kafka.tls: %w", name, err)
 			}
 		}
-		if s := u.Kafka.SASL; s != nil {
-			cluster.Login = audit.Login{Mechanism: s.Mechanism, Username: s.Username, Password: s.Password.Value}
+		l, err := agent.Login(u.Kafka.SASL, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return nil, fmt.Errorf("uplinks.%s.kafka.sasl.%w", name, err)
 		}
+		cluster.Login = audit.Login{Mechanism: l.Mechanism, Username: l.Username, Password: l.Password, Token: l.Token, Extensions: l.Extensions}
 		all = append(all, cluster)
 		if len(o.topics) == 0 && !slices.Contains(*topics, u.Kafka.Topic) { // it is a pattern, so that other agents' topics are found, too
 			*topics = append(*topics, u.Kafka.Topic)
@@ -133,8 +140,15 @@ func auditTLS(c *config.TLS) (*tls.Config, error) {
 
 func (l *auditLogin) sasl() (audit.Login, error) {
 	switch {
-	case l.mechanism == "" && l.username == "" && l.password == "":
+	case l.mechanism == "" && cmp.Or(l.username, l.password, l.token) == "":
 		return audit.Login{}, nil
+	case l.mechanism == "oauthbearer" && l.token != "" && cmp.Or(l.username, l.password) == "":
+		if _, err := readSecret(l.token); err != nil {
+			return audit.Login{}, fmt.Errorf("--token-file: %w", err)
+		}
+		return audit.Login{Mechanism: l.mechanism, Token: func(context.Context) (string, error) { return readSecret(l.token) }}, nil
+	case l.mechanism == "oauthbearer" || l.token != "":
+		return audit.Login{}, errors.New("a login with oauthbearer needs --token-file; client credentials are for uplinks of a config (-c, --uplink)")
 	case l.mechanism == "" || l.username == "" || l.password == "":
 		return audit.Login{}, errors.New("a login needs --sasl-mechanism, --username and --password-file")
 	}

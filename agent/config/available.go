@@ -21,7 +21,6 @@ var unavailable = []refusal{
 	{"Config.Remote", nil, "leave it out"},
 	{"Uplink.Failover", nil, "leave it out, or list both uplinks: each gets everything"},
 	{"Kafka.LiveShare", nil, "0%"},
-	{"SASL.Mechanism", []string{"oauthbearer"}, ""},
 }
 
 // refused says whether this version refuses v in the field, and what is allowed.

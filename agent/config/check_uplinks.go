@@ -98,18 +98,6 @@ func (d *decoder) checkRate(k *Kafka, path string) {
 	}
 }
 
-func (d *decoder) checkSASL(s *SASL, path string) {
-	if s.Mechanism == "" || s.Mechanism == "oauthbearer" || d.bad[path+".mechanism"] {
-		return
-	}
-	if s.Username == "" {
-		d.wrong(path+".username", "is missing", s.Mechanism+" needs a username")
-	}
-	if !s.Password.IsSet() {
-		d.wrong(path+".password", "is missing", s.Mechanism+" needs a password")
-	}
-}
-
 // placeholderForms says what stands between braces in a topic or key.
 const placeholderForms = "{agent} {class} {source} {device} {label.NAME} {mqtt.topic} {mqtt.topic.N}"
 

@@ -50,8 +50,26 @@ type Kafka struct {
 type SASL struct {
 	// Mechanism that the brokers offer.
 	Mechanism string `yaml:"mechanism" required:"true" enum:"plain|scram-sha-256|scram-sha-512|oauthbearer"`
-	// User name.
+	// User name; not with oauthbearer.
 	Username string `yaml:"username"`
-	// Password. A ${file:…} is read again at each connect.
+	// Password; not with oauthbearer. A ${file:…} is read again at each connect.
 	Password Secret `yaml:"password"`
+	// With oauthbearer: the token. A ${file:…} is read again at each connect, so that
+	// something else may renew it. Else token_url.
+	Token Secret `yaml:"token"`
+	// With oauthbearer: endpoint that gives tokens to clients (OAuth 2.0 client
+	// credentials), https:// or http://. A token is replaced when four fifths of its
+	// life are over. Together with client_id and client_secret.
+	TokenURL string `yaml:"token_url"`
+	// Name of this client at token_url.
+	ClientID string `yaml:"client_id"`
+	// Secret of this client at token_url. A ${file:…} is read again for each token.
+	ClientSecret Secret `yaml:"client_secret"`
+	// What the token is to be good for, words with spaces between. Left out: what
+	// token_url gives by itself.
+	Scope string `yaml:"scope"`
+	// With oauthbearer: extensions that the brokers ask for, such as logicalCluster.
+	Extensions map[string]string `yaml:"extensions"`
+	// TLS of https:// in token_url. Left out: the authorities of the system.
+	TLS *TLS `yaml:"tls"`
 }

@@ -79,9 +79,13 @@ type Cluster struct {
 
 // Login is a login by SASL.
 type Login struct {
-	Mechanism string // plain, scram-sha-256 or scram-sha-512; empty: no login
+	Mechanism string // plain, scram-sha-256, scram-sha-512 or oauthbearer; empty: no login
 	Username  string
 	Password  func() (string, error) // called at each login; what it returns is never shown
+
+	// Of oauthbearer, in place of the two: called at each login, and RFC 7628 §3.1.
+	Token      func(context.Context) (string, error)
+	Extensions map[string]string
 }
 
 // Progress is how far an audit has come.

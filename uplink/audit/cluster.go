@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
@@ -102,6 +103,12 @@ func connect(ctx context.Context, no int, c Cluster, patience time.Duration) (*c
 }
 
 func (l Login) mechanism() (sasl.Mechanism, error) {
+	if l.Mechanism == "oauthbearer" && l.Token != nil {
+		return oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+			token, err := l.Token(ctx)
+			return oauth.Auth{Token: token, Extensions: l.Extensions}, err
+		}), nil
+	}
 	if l.Username == "" || l.Password == nil {
 		return nil, fmt.Errorf("%w: a login needs a username and a password", ErrConfig)
 	}
@@ -120,7 +127,7 @@ func (l Login) mechanism() (sasl.Mechanism, error) {
 	case "scram-sha-512":
 		return scram.Sha512(scramAuth), nil
 	}
-	return nil, fmt.Errorf("%w: sasl mechanism %q is unknown (plain, scram-sha-256, scram-sha-512)", ErrConfig, l.Mechanism)
+	return nil, fmt.Errorf("%w: sasl mechanism %q is unknown (plain, scram-sha-256, scram-sha-512, oauthbearer)", ErrConfig, l.Mechanism)
 }
 
 // topics lists the topics that patterns name, with their partitions.
