@@ -347,7 +347,12 @@ func (b *bus) tags(c *call, d *config.Device, names []string) ([]config.Resolved
 
 // tagForm is how the driver reads a tag.
 func tagForm(t config.ResolvedTag) modbus.Form {
-	return modbus.Form{Type: t.Type, Order: t.ByteOrder, Scale: t.Scale, Offset: t.Offset, Length: t.Length}
+	f := modbus.Form{Type: t.Type, Order: t.ByteOrder, Scale: t.Scale, Offset: t.Offset, Length: t.Length,
+		Bit: t.Bit, Map: t.Words(), Missing: t.Missing}
+	if low, high, ok := t.BitRange(); ok {
+		f.Bits = &modbus.BitRange{Low: low, High: high}
+	}
+	return f
 }
 
 func (b *bus) readTag(ctx context.Context, unit int, t config.ResolvedTag) reading {
@@ -367,14 +372,21 @@ func (b *bus) readTag(ctx context.Context, unit int, t config.ResolvedTag) readi
 		return r
 	}
 	if s.bits() {
-		bit := bitReading(t.At, data[0]&1 == 1)
+		on := data[0]&1 == 1
+		bit := bitReading(t.At, on)
 		r.Raw, r.raw, r.Values = bit.Raw, bit.raw, bit.Values
+		text, bad := form.DecodeBit(on)
+		if r.Values[0].Bad = bad; bad == "" {
+			r.Values[0].Value = json.RawMessage(text)
+		} else {
+			r.Values[0].Value = nil
+		}
 		return r
 	}
 	read := interpret(t.At, data, []modbus.Form{form})
 	r.Raw, r.raw, r.Values = read.Raw, read.raw, read.Values
-	if form.Missing(data, t.Missing) {
-		r.Values, r.Unit = []readAs{{Type: t.Type, Order: t.ByteOrder, Bad: "missing"}}, ""
+	if len(r.Values) > 0 && r.Values[0].Bad == "missing" {
+		r.Unit = ""
 	}
 	return r
 }

@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"strconv"
 	"strings"
 
+	"sluice/agent/config"
 	"sluice/drivers/modbus"
 )
 
@@ -79,6 +81,9 @@ func (w *written) parse(c *call, b *bus, words []string, f formFlags) (err error
 		t := tags[0]
 		w.spot = spot{unit: d.Unit, table: t.Read, shown: t.At, base: t.Base}
 		w.form, values = tagForm(t), words[2:]
+		if err := withinBounds(t, values[0]); err != nil {
+			return c.wrong("%w", err)
+		}
 	} else if len(words) < 4 {
 		if _, number := strconv.Atoi(words[0]); number != nil {
 			return b.noDevice(c, words[0])
@@ -112,14 +117,11 @@ func (w *written) encode(values []string) error {
 			w.Function = 5
 		}
 		for _, v := range values {
-			switch strings.ToLower(v) {
-			case "on", "true", "1":
-				w.on = append(w.on, true)
-			case "off", "false", "0":
-				w.on = append(w.on, false)
-			default:
-				return fmt.Errorf("a coil is on or off, not %q", v)
+			on, err := w.coil(v)
+			if err != nil {
+				return err
 			}
+			w.on = append(w.on, on)
 		}
 		w.New = w.bitTexts(packBits(w.on))
 		return nil
@@ -135,6 +137,38 @@ func (w *written) encode(values []string) error {
 		w.Function = 6
 	}
 	w.New = w.texts(w.data)
+	return nil
+}
+
+// coil reads what a coil is to be: on or off, or a word of the tag's map.
+func (w *written) coil(text string) (on bool, err error) {
+	if w.form.Map != nil {
+		return w.form.EncodeBit(text)
+	}
+	switch strings.ToLower(text) {
+	case "on", "true", "1":
+		return true, nil
+	case "off", "false", "0":
+		return false, nil
+	}
+	return false, fmt.Errorf("a coil is on or off, not %q", text)
+}
+
+// withinBounds refuses a number that the tag's own bounds refuse to remote writes.
+func withinBounds(t config.ResolvedTag, text string) error {
+	if t.Write == nil || t.Write.Min == nil || t.Write.Max == nil {
+		return nil
+	}
+	v, ok := new(big.Rat).SetString(text)
+	low, high := new(big.Rat), new(big.Rat)
+	if !ok {
+		return nil // the form says what is wrong with it
+	}
+	low.SetString(strconv.FormatFloat(*t.Write.Min, 'g', -1, 64)) // as it was written: 0.1
+	high.SetString(strconv.FormatFloat(*t.Write.Max, 'g', -1, 64))
+	if v.Cmp(low) < 0 || v.Cmp(high) > 0 {
+		return fmt.Errorf("%s is out of the bounds that the config gives %s (%v to %v; by its address it can be written all the same)", text, t.Name, *t.Write.Min, *t.Write.Max)
+	}
 	return nil
 }
 

@@ -194,6 +194,8 @@ func Explain(err error) error {
 // timeout, connection, invalid or exception-N.
 func Reason(err error) string { return reasonOf(err) }
 
-// SentForNothing says of an error of a write that the unit certainly didn't take
-// it: it refused, or there was no connection. After other errors nobody knows.
-func SentForNothing(err error) bool { return isException(err) || errors.Is(err, errDial) }
+// SentForNothing says of an error of a write that the unit didn't take it, by its
+// word: it refused, or there was no connection. After other errors nobody knows.
+func SentForNothing(err error) bool {
+	return isException(err) && !perhapsDone(err) || errors.Is(err, errDial)
+}

@@ -133,7 +133,7 @@ func TestProfilesReadTheirDevices(t *testing.T) {
 // profile says, and no other tag's value is.
 func checkMissingTag(t *testing.T, tag config.ResolvedTag, missing string, p *plant) {
 	t.Helper()
-	f := Form{Type: tag.Type, Order: tag.ByteOrder, Scale: tag.Scale}
+	f := Form{Type: tag.Type, Order: tag.ByteOrder, Scale: tag.Scale, Missing: missing}
 	n, err := f.Registers()
 	if err != nil {
 		t.Fatal(err)
@@ -143,11 +143,11 @@ func checkMissingTag(t *testing.T, tag config.ResolvedTag, missing string, p *pl
 		w := p.holding[uint16(tag.At-tag.Base+i)]
 		data = append(data, byte(w>>8), byte(w))
 	}
-	if !f.Missing(data, missing) {
+	if _, bad, err := f.Decode(data); bad != badMissing || err != nil {
 		t.Errorf("%s: % x is not what the profile calls missing, %q", tag.Name, data, missing)
 	}
 	data[len(data)-1]--
-	if f.Missing(data, missing) {
+	if _, bad, err := f.Decode(data); bad == badMissing || err != nil {
 		t.Errorf("%s: % x is called missing, too", tag.Name, data)
 	}
 }

@@ -18,6 +18,11 @@ type Form struct {
 	Scale  float64 // 0: 1
 	Offset float64
 	Length int // registers of a string or of bytes
+
+	Bit     *int
+	Bits    *BitRange
+	Map     map[int64]string // also of a coil or discrete input
+	Missing string
 }
 
 // Types are the names of the types that registers can have, in the order of a
@@ -42,24 +47,33 @@ func Orders() []string { return []string{"ABCD", "CDAB", "BADC", "DCBA"} }
 
 // codec checks the form.
 func (f Form) codec() (*codec, error) {
-	form, known := formats[f.Type]
+	t := tagDefaults(Tag{Read: "holding", Type: f.Type, Order: f.Order, Scale: f.Scale, Offset: f.Offset, Length: f.Length,
+		Bit: f.Bit, Bits: f.Bits, Map: f.Map, Missing: f.Missing}, Device{})
+	form, known := formats[t.Type]
 	if !known || form.kind == kindBool {
 		return nil, fmt.Errorf("the type is %q (allowed: %s)", f.Type, strings.Join(Types(), ", "))
 	}
-	o, known := orders[or(f.Order, defaultOrder)]
-	if !known {
+	if _, known := orders[t.Order]; !known {
 		return nil, fmt.Errorf("the order is %q (allowed: %s)", f.Order, strings.Join(Orders(), ", "))
 	}
 	var p problems
-	scale := or(f.Scale, 1)
-	checkNumber(&p, Tag{Type: f.Type, Scale: scale, Offset: f.Offset}, form)
+	checkNumber(&p, t, form)
+	checkPart(&p, t, form)
+	checkMap(&p, t, form)
+	if _, err := missingBits(t.Missing, form); err != nil {
+		p.addf("%w", err)
+	}
 	switch {
 	case form.size == 0:
 		between(&p, "length", f.Length, 1, maxRegisters)
 	case f.Length != 0:
 		p.addf("length is %d (only string and bytes have one)", f.Length)
 	}
-	return &codec{format: form, order: o, linear: newLinear(scale, f.Offset)}, errors.Join(p...)
+	if len(p) > 0 {
+		return nil, errors.Join(p...)
+	}
+	c := newCodec(t)
+	return &c, nil
 }
 
 // Registers checks the form and returns how many registers a value takes.
@@ -72,7 +86,7 @@ func (f Form) Registers() (int, error) {
 }
 
 // Decode returns the value in registers, two bytes each, as it stands in a
-// reading's JSON; bad says why there is none (not-a-number, not-text).
+// reading's JSON; bad says why there is none (not-a-number, not-text, missing, unmapped-N).
 func (f Form) Decode(data []byte) (text, bad string, err error) {
 	c, err := f.codec()
 	if err != nil {
@@ -86,16 +100,38 @@ func (f Form) Decode(data []byte) (text, bad string, err error) {
 	return string(v.text), bad, nil
 }
 
-// Encode makes the registers of a value: a number as people write it, the text
-// of a string, the hex of bytes. A value that would read back as another one is
-// an error, and so is an 8-bit type, which shares its register with another byte.
+// DecodeBit returns the value of a coil or discrete input as it stands in a
+// reading's JSON; bad says why there is none (unmapped-N).
+func (f Form) DecodeBit(on bool) (text, bad string) {
+	c := newCodec(Tag{Type: "bool", Scale: 1, Map: f.Map})
+	var v value
+	bad = c.bit(&v, on)
+	return string(v.text), bad
+}
+
+// EncodeBit is the inverse of DecodeBit for a form with a map.
+func (f Form) EncodeBit(word string) (on bool, err error) {
+	c := newCodec(Tag{Type: "bool", Scale: 1, Map: f.Map})
+	data, err := c.encodeWord(word)
+	return err == nil && data[0] != 0, err
+}
+
+// Encode makes the registers of a value: a number as people write it, a word of
+// the map, the text of a string, the hex of bytes. A value that would read back as
+// another one is an error, and so are an 8-bit type and a bit or some bits, which
+// share their register with others.
 func (f Form) Encode(text string) ([]byte, error) {
 	c, err := f.codec()
 	if err != nil {
 		return nil, err
 	}
-	if c.size == 0 {
+	switch {
+	case c.size == 0:
 		return f.encodeText(c, text)
+	case f.Bit != nil || f.Bits != nil:
+		return nil, errors.New("it is some bits of a register, and the others would be lost (write the whole register by its address)")
+	case c.words != nil && c.size > 1:
+		return c.encodeWord(text)
 	}
 	if c.size == 1 {
 		return nil, fmt.Errorf("%s is one byte of a register, and the other one would be lost (write the whole register as uint16)", f.Type)
@@ -132,17 +168,4 @@ func (f Form) encodeText(c *codec, text string) ([]byte, error) {
 		return nil, fmt.Errorf("%q would read back as another text (UTF-8 without NUL and without spaces at the end)", text)
 	}
 	return out, nil
-}
-
-// Missing says whether registers hold the raw number that a device sends for
-// "not available", such as 0x80000000: the bits as they stand most significant
-// byte first. An empty missing is never there.
-func (f Form) Missing(data []byte, missing string) bool {
-	c, err := f.codec()
-	if err != nil || len(data) != 2*c.count(f.Length) {
-		return false
-	}
-	c.missing, err = missingBits(missing, c.format)
-	var v value
-	return err == nil && c.missing != nil && c.registers(&v, data) == badMissing
 }

@@ -52,10 +52,10 @@ func coilBytes(on bool) []byte {
 }
 
 // encodeWord finds the number of a word.
-func (t *tag) encodeWord(word string) ([]byte, error) {
+func (c *codec) encodeWord(word string) ([]byte, error) {
 	key, found := uint64(0), 0
 	want := appendString(nil, word)
-	for n, known := range t.words {
+	for n, known := range c.words {
 		if bytes.Equal(known, want) {
 			key = n
 			found++
@@ -66,12 +66,12 @@ func (t *tag) encodeWord(word string) ([]byte, error) {
 		return nil, fmt.Errorf("%q is no word of the map", word)
 	case found > 1:
 		return nil, fmt.Errorf("%q stands for several numbers in the map", word)
-	case t.kind == kindBool:
+	case c.kind == kindBool:
 		return coilBytes(key == 1), nil
-	case t.kind == kindBCD:
-		key, _ = toBCD(key, t.size)
+	case c.kind == kindBCD:
+		key, _ = toBCD(key, c.size)
 	}
-	return t.onWire(key), nil
+	return c.onWire(key), nil
 }
 
 // exactNumber reads a JSON number without loss.

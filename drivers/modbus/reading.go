@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/big"
 	"time"
 	"unicode/utf8"
 
@@ -28,9 +29,9 @@ type tag struct {
 	write     *Write // nil: it can't be written
 	measure   string // kW
 
-	now    state // what this poll read
-	sent   state // what was recorded last
-	sentAt time.Time
+	now    state     // what this poll read
+	sent   state     // what was recorded last
+	sentAt time.Time // with a monotonic clock, so that heartbeats outlive a clock that is set
 }
 
 // state is what a tag was read as: a value, or bad.
@@ -44,6 +45,21 @@ func (s *state) set(bad string) { s.known, s.bad = true, bad }
 
 // newTag compiles a tag that was checked.
 func newTag(t Tag) *tag {
+	out := &tag{
+		name: t.Name, key: append(appendString(nil, t.Name), ':'), class: t.Class,
+		table: tables[t.Read], at: t.At - t.Base, count: formats[t.Type].count(t.Length), codec: newCodec(t),
+		deadband: t.Deadband, heartbeat: t.Heartbeat, measure: t.Unit,
+	}
+	if t.Write != nil {
+		w := *t.Write
+		w.Expire = or(w.Expire, defaultExpire)
+		out.write = &w
+	}
+	return out
+}
+
+// newCodec is how the value of a tag that was checked is read.
+func newCodec(t Tag) codec {
 	form := formats[t.Type]
 	c := codec{format: form, order: orders[t.Order], linear: newLinear(t.Scale, t.Offset)}
 	switch {
@@ -59,17 +75,7 @@ func newTag(t Tag) *tag {
 			c.words[uint64(n)] = appendString(nil, word)
 		}
 	}
-	out := &tag{
-		name: t.Name, key: append(appendString(nil, t.Name), ':'), class: t.Class,
-		table: tables[t.Read], at: t.At - t.Base, count: form.count(t.Length), codec: c,
-		deadband: t.Deadband, heartbeat: t.Heartbeat, measure: t.Unit,
-	}
-	if t.Write != nil {
-		w := *t.Write
-		w.Expire = or(w.Expire, defaultExpire)
-		out.write = &w
-	}
-	return out
+	return c
 }
 
 // send says whether a reading at that time names the tag: without a deadband
@@ -103,7 +109,29 @@ func (t *tag) moved() bool {
 		// From the integers themselves: near 2^64 neighbours are one float64.
 		distance = float64(t.gap(now.raw, sent.raw)) * math.Abs(t.scale)
 	}
+	if math.Abs(distance-width) <= nearTie*width {
+		return t.deadband.left(now.text, sent.text)
+	}
 	return distance > width
+}
+
+// nearTie is how near, relatively, a float64 distance must be to a deadband's width
+// for rounding to decide between them: 0.1 + 0.2 is not more than 0.3.
+const nearTie = 1e-9
+
+// left says, in decimals, whether one number lies outside of the deadband around
+// another one.
+func (d Deadband) left(now, sent []byte) bool {
+	a, ok1 := new(big.Rat).SetString(string(now))
+	b, ok2 := new(big.Rat).SetString(string(sent))
+	if !ok1 || !ok2 {
+		return true // neither is a number's text; what is sent can't be missed
+	}
+	width := ratOf(d.Width)
+	if d.Percent {
+		width.Mul(width, new(big.Rat).Abs(b)).Quo(width, big.NewRat(100, 1))
+	}
+	return a.Sub(a, b).Abs(a).Cmp(width) > 0
 }
 
 // gap returns how far two raw integers lie apart.
@@ -126,10 +154,9 @@ func (t *tag) recorded(at time.Time) {
 }
 
 // record makes an event of what was read for each class, and hands it to the
-// sink. It returns the sink's error. A class of which no tag is to be named
+// sink. at has a monotonic clock. It returns the sink's error. A class of which no tag is to be named
 // makes none, nor does one that is held.
 func (s *Source) record(ctx context.Context, d *device, classes [][]*tag, at time.Time) error {
-	at = at.UTC()
 	for _, tags := range classes {
 		class := tags[0].class
 		if s.isHeld(class) {
@@ -141,7 +168,7 @@ func (s *Source) record(ctx context.Context, d *device, classes [][]*tag, at tim
 		}
 		e := drivers.Event{
 			Class: class, Source: s.name, Device: d.name, Subject: d.name,
-			Type: drivers.TypeModbusReading, ContentType: drivers.ContentJSON, Time: at, Payload: bytes.Clone(s.scratch),
+			Type: drivers.TypeModbusReading, ContentType: drivers.ContentJSON, Time: at.UTC(), Payload: bytes.Clone(s.scratch),
 		}
 		if err := s.outlets[class].hand(ctx, e); err != nil {
 			return fmt.Errorf("record a reading of device %q: %w", d.name, err)

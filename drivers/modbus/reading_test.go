@@ -47,6 +47,8 @@ func TestDeadband(t *testing.T) {
 		{"holds back what moved no further than its width", Tag{Type: "int16", Deadband: Deadband{Width: 2}}, []any{5, 7, 3, 8, 6, 5}, "5   8  5"},
 		{"measures from what was sent, so that drift shows", Tag{Type: "int16", Deadband: Deadband{Width: 2}}, []any{0, 1, 2, 3, 4}, "0   3 "},
 		{"is in units of the scaled value", Tag{Type: "int16", Scale: 0.1, Deadband: Deadband{Width: 0.25}}, []any{0, 2, 3}, "0  0.3"},
+		{"a tie is no change, whatever a double makes of it", Tag{Type: "int16", Scale: 0.1, Deadband: Deadband{Width: 0.3}}, []any{0, 3, 1, 4, 5}, "0   0.4 "},
+		{"nor is a tie in percent", Tag{Type: "int16", Scale: 0.1, Deadband: Deadband{Width: 30, Percent: true}}, []any{10, 13, 7, 14}, "1   1.4"},
 		{"in percent of what was sent", Tag{Type: "int16", Deadband: Deadband{Width: 10, Percent: true}}, []any{100, 110, 111, -100, -91}, "100  111 -100 "},
 		{"percent of 0 sends any change", Tag{Type: "int16", Deadband: Deadband{Width: 10, Percent: true}}, []any{0, 0, 1}, "0  1"},
 		{"sees one in 2^63", Tag{Type: "uint64", Deadband: Deadband{Width: 0.5}}, []any{-1, -1, -2}, "18446744073709551615  18446744073709551614"},
@@ -63,6 +65,25 @@ func TestDeadband(t *testing.T) {
 				t.Errorf("sent %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// TestHeartbeatOutlivesAClockThatIsSet: by the wall clock alone a tag would be
+// silent for as long as that was set back.
+func TestHeartbeatOutlivesAClockThatIsSet(t *testing.T) {
+	s, err := New(plantConfig("tcp://127.0.0.1", []int{1}, newMemory()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := s.schedule.devices[0]
+	plan(d.tags, d.limits, nil)[0].decode(make([]byte, 2*plantRegisters))
+	now := time.Now()
+	if err := s.record(t.Context(), d, d.classes, now); err != nil {
+		t.Fatal(err)
+	}
+	// A time without a monotonic clock differs from itself with one.
+	if at := d.tags[0].sentAt; at != now || at == now.Round(0) {
+		t.Errorf("the heartbeat counts from %v, which has no monotonic clock", at)
 	}
 }
 
