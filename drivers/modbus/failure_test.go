@@ -246,7 +246,7 @@ func TestSilentAddressesAreNoSilentDevice(t *testing.T) {
 	}, nil)
 	sink := newMemory()
 	s := start(t, Config{
-		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 150 * time.Millisecond, Retries: None,
+		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 150 * time.Millisecond, Retries: None, Breaker: Breaker{OpenAfter: None},
 		Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{
 			{Name: "mute", Read: "holding", At: 500, Type: "uint16"},
 			{Name: "well", Read: "holding", At: 0, Type: "uint16"},
@@ -261,9 +261,87 @@ func TestSilentAddressesAreNoSilentDevice(t *testing.T) {
 	if got["|slow mute"] == 0 || got["well|mute"] == 0 || len(got) != 2 {
 		t.Errorf("readings %v, want 'well' always, the others bad", got)
 	}
-	if !s.Stats().Up || s.polls("d", resultBreaker) > 0 {
+	if !s.Stats().Up {
 		t.Errorf("stats %+v", s.Stats())
 	}
+}
+
+// TestSilentAddressesDoNotTakeTheOthersTime has a device that keeps silent to one of its
+// requests: to wait for it in each poll would take the bus from the other device.
+func TestSilentAddressesDoNotTakeTheOthersTime(t *testing.T) {
+	t.Parallel()
+	var heals atomic.Bool
+	var mute atomic.Int64
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
+		if at := binary.BigEndian.Uint16(req[8:]); at >= 500 && !heals.Load() {
+			mute.Add(1)
+			return
+		}
+		c.Write(dataOf(req, 0, 1))
+	}, nil)
+	sink := newMemory()
+	s := start(t, Config{
+		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 100 * time.Millisecond, Breaker: Breaker{OpenAfter: 2, Retry: time.Second, Max: time.Second},
+		Devices: []Device{
+			{Name: "half", Unit: 1, Every: 50 * time.Millisecond, Tags: []Tag{
+				{Name: "mute", Read: "holding", At: 500, Type: "uint16"},
+				{Name: "well", Read: "holding", At: 0, Type: "uint16"},
+				{Name: "alone", Read: "holding", At: 600, Type: "uint16", Every: 60 * time.Millisecond},
+			}},
+			{Name: "other", Unit: 2, Every: 50 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", At: 0, Type: "uint16"}}},
+		},
+	})
+	until(t, "polls of the other device", func() bool { return s.polls("other", resultOK) >= 60 })
+	// 3 s or more: 2 polls of 2 attempts for each of both, then one each second.
+	if ok, n := s.polls("other", resultOK), mute.Load(); n > 8+int64(ok)/8 {
+		t.Errorf("asked %d times in vain beside %d polls of the other device", n, ok)
+	}
+	if !s.Stats().Devices[0].Up || s.polls("half", resultBreaker) == 0 {
+		t.Errorf("stats %+v", s.Stats().Devices[0])
+	}
+	heals.Store(true)
+	healed := map[string]bool{}
+	for !healed["mute"] || !healed["alone"] {
+		r := sink.next(t)
+		if r.Device == "half" && r.Values["well"] == nil && r.Bad["well"] != "" {
+			t.Fatalf("got %s, want 'well' always", r.event.Payload)
+		}
+		for name := range r.Values {
+			healed[name] = true
+		}
+	}
+}
+
+// TestDeviceThatDiesWithinAPollIsGivenUp: waiting for each of its requests would
+// take the bus from the others for many time-outs.
+func TestDeviceThatDiesWithinAPollIsGivenUp(t *testing.T) {
+	t.Parallel()
+	var dead atomic.Bool
+	var vain atomic.Int64
+	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
+		at := binary.BigEndian.Uint16(req[8:])
+		if vain.Load() > 0 || dead.Load() && at == 200 {
+			vain.Add(1)
+			return
+		}
+		c.Write(dataOf(req, 0, 1))
+	}, nil)
+	d := Device{Name: "d", Unit: 1, Every: 20 * time.Millisecond}
+	for i := range 20 {
+		d.Tags = append(d.Tags, Tag{Name: fmt.Sprint(i), Read: "holding", At: 100 * i, Type: "uint16"})
+	}
+	sink := newMemory()
+	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: sink, Timeout: 100 * time.Millisecond, Retries: None, Devices: []Device{d}})
+	for range 3 {
+		sink.next(t)
+	}
+	dead.Store(true)
+	for r := sink.next(t); len(r.Bad) == 0; r = sink.next(t) {
+	}
+	if n := vain.Load(); n > 4 { // one of the next poll perhaps
+		t.Errorf("asked %d times in vain in a poll of 20 requests", n)
+	}
+	s.stop()
 }
 
 func TestDeviceIsFoundAliveBehindSilentAddresses(t *testing.T) {

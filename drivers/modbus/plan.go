@@ -55,6 +55,7 @@ type request struct {
 	tags  []*tag // by address; all of them lie within the request
 
 	last  fate
+	rest  breaker   // opens when the unit keeps silent to it and answers others
 	whole time.Time // it isn't split before
 }
 

@@ -37,9 +37,11 @@ const (
 type outcome struct {
 	probing bool   // the breaker is open and lets one request through
 	asked   bool   // some request was sent
+	rested  bool   // some request was not, since the unit keeps silent to it
 	alive   bool   // the unit answered some request, if only with an exception
 	data    bool   // ... and one with data
 	silent  int    // requests without an answer
+	lost    int    // of those, in a row at the end, that were answered the last time
 	noLink  bool   // there is no connection at all
 	result  string // "ok", or why the first request that failed did
 	err     error  // the first failure
@@ -47,6 +49,7 @@ type outcome struct {
 
 	alone []*request // of one tag each, refused
 	cuts  []cut      // both sides were read, the whole was refused
+	mute  []*request // without an answer
 }
 
 // fail notes that a request failed and returns its reason.
@@ -57,18 +60,22 @@ func (o *outcome) fail(err error) (reason string) {
 	}
 	o.noLink = o.noLink || errors.Is(err, errDial)
 	if fromUnit(err) {
-		o.alive = true
+		o.alive, o.lost = true, 0
 	} else {
 		o.silent++
 	}
 	return reason
 }
 
+// mostLost is how many requests in a row, each of which was answered the last
+// time, may be lost before a unit that answered is taken to have died meanwhile.
+const mostLost = 3
+
 // hopeless says that the unit won't answer further requests of this poll
 // either. One more than the first is tried, since some devices keep silent
 // where they should refuse an address.
 func (o *outcome) hopeless() bool {
-	return o.noLink || !o.alive && (o.silent > 1 || o.probing && o.silent > 0)
+	return o.noLink || o.lost >= mostLost || !o.alive && (o.silent > 1 || o.probing && o.silent > 0)
 }
 
 // attempts returns how often the next request may be sent.
@@ -166,6 +173,9 @@ func (s *Source) poll(ctx context.Context, g *group) error {
 		t.now.known = false
 	}
 	o := s.readGroup(ctx, g)
+	if !o.asked && o.rested {
+		s.stats.count(g.device.name, resultBreaker, 1)
+	}
 	if ctx.Err() != nil || !o.asked {
 		// Stopping: what was read is recorded, what wasn't is nobody's fault.
 		return s.record(ctx, g.device, g.classes, time.Now())
@@ -173,6 +183,7 @@ func (s *Source) poll(ctx context.Context, g *group) error {
 	s.stats.polled(g.device.name, &o)
 	if o.alive {
 		s.answers(g)
+		g.letRest(&o, time.Now())
 		return s.record(ctx, g.device, g.classes, time.Now())
 	}
 	alive := !o.noLink && s.othersAnswer(ctx, g)
@@ -181,6 +192,7 @@ func (s *Source) poll(ctx context.Context, g *group) error {
 	case ctx.Err() != nil:
 		return nil
 	case alive:
+		g.letRest(&o, time.Now())
 		return s.record(ctx, g.device, g.classes, time.Now())
 	case !o.noLink && g.device.breaker.failed(time.Now(), o.result):
 		s.log.repeated(time.Now(), slog.LevelWarn, "unit is polled less often until it answers", g.device.name,
@@ -207,6 +219,9 @@ func (s *Source) answers(g *group) {
 		t.sent.known = false
 	}
 	for _, other := range dev.groups {
+		for _, r := range other.requests {
+			r.rest.succeeded() // it may have come back as another one
+		}
 		if other != g {
 			other.hurry(time.Now())
 		}

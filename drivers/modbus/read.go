@@ -50,10 +50,29 @@ func (s *Source) readGroup(ctx context.Context, g *group) outcome {
 	return o
 }
 
+// letRest notes which requests a unit kept silent to while it answered others: they
+// are sent less often then, as if they were a unit of their own, since each takes
+// a time-out of the bus.
+func (g *group) letRest(o *outcome, now time.Time) {
+	if o.lost >= mostLost || o.noLink {
+		return // it has died, or its line has
+	}
+	b := g.device.breaker
+	for _, r := range o.mute {
+		r.rest.openAfter, r.rest.retry, r.rest.max = b.openAfter, b.retry, b.max
+		r.rest.failed(now, r.rest.reason)
+	}
+}
+
 // readInTurn sends a request unless there is a reason to leave it out.
 func (s *Source) readInTurn(ctx context.Context, g *group, r *request, o *outcome) {
 	switch {
 	case ctx.Err() != nil || s.holds(r):
+	case !r.rest.allows(time.Now()) && !g.device.down():
+		if o.rested = true; o.err == nil {
+			o.result = r.rest.reason
+		}
+		r.bad(r.rest.reason)
 	case o.hopeless():
 		r.last = untried
 		r.bad(o.result)
@@ -80,7 +99,8 @@ func (s *Source) readRequest(ctx context.Context, g *group, r *request, o *outco
 	data, err := s.exchange(ctx, g.device.unit, r, o)
 	if err == nil {
 		r.last = answered
-		o.alive, o.data = true, true
+		r.rest.succeeded()
+		o.alive, o.data, o.lost = true, true, 0
 		r.decode(data)
 		for _, t := range r.tags {
 			g.stale = g.device.lessons.allow(t) || g.stale
@@ -90,11 +110,17 @@ func (s *Source) readRequest(ctx context.Context, g *group, r *request, o *outco
 	if ctx.Err() != nil {
 		return failed
 	}
-	r.last = silent
+	reason := o.fail(err)
 	if fromUnit(err) {
 		r.last = answered
+		r.rest.succeeded()
+	} else {
+		if r.last == answered {
+			o.lost++
+		}
+		r.last, r.rest.reason = silent, reason
+		o.mute = append(o.mute, r)
 	}
-	reason := o.fail(err)
 	switch {
 	case !refused(err):
 	case len(r.tags) == 1:
@@ -161,7 +187,11 @@ func (s *Source) learn(g *group, o *outcome) {
 // exchange sends a request as often as it takes to be answered, within the
 // retries. The bytes are valid until the next request.
 func (s *Source) exchange(ctx context.Context, unit byte, r *request, o *outcome) ([]byte, error) {
-	for left := o.attempts(s.retries); ; {
+	left := o.attempts(s.retries)
+	if r.rest.open() {
+		left = 1
+	}
+	for {
 		data, err := s.link.read(ctx, unit, r.table, r.at, r.count)
 		if err == nil {
 			return data, nil
