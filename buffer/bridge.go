@@ -70,14 +70,10 @@ func (l *lane) explainThinned(pos uint64, r *run) (done []chan error, queued boo
 		return nil, false
 	}
 	from, to := r.times()
-	g := newGap(missing[0].first, missing[len(missing)-1].last, reasonThinned, from, to)
-	for _, seq := range r.seqs {
-		if g.First <= seq && seq <= g.Last {
-			g.Kept = append(g.Kept, seq)
-		}
+	for _, g := range gapsOf(missing, reasonThinned, from, to) {
+		done = append(done, l.tellGap(g))
 	}
-	g.Count -= uint64(len(g.Kept))
-	return []chan error{l.tellGap(g)}, false
+	return done, false
 }
 
 // tellGap queues a gap record; the channel gets nil when it is durable. The
@@ -168,9 +164,9 @@ func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
 		if d.At == 0 || !within(d.At) {
 			continue
 		}
-		for _, m := range subtract(subtract(d.spans(), l.recordedSpans(d.First, d.Last)), told) {
-			again = append(again, newGap(m.first, m.last, d.Reason, d.From, d.To))
-			told = append(told, m)
+		if missing := subtract(subtract(d.spans(), l.recordedSpans(d.First, d.Last)), sortSpans(told)); len(missing) > 0 {
+			again = append(again, gapsOf(missing, d.Reason, d.From, d.To)...)
+			told = append(told, missing...)
 		}
 	}
 	return parts, again

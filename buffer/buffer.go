@@ -108,6 +108,8 @@ type Buffer struct {
 	state *stateFile
 	disk  *disk
 
+	debtRoom int // bytes of the state file that a lane's debts may take
+
 	mu      sync.Mutex
 	readers map[string]bool
 
@@ -178,6 +180,9 @@ func (c *Config) check() error {
 			return err
 		}
 	}
+	if n := c.stateSize(); n > slotSize-slotHeader-len(c.Classes)*leastDebtRoom {
+		return fmt.Errorf("%d classes and %d uplinks need %d bytes in the state file, which has room for %d (fewer, or shorter names)", len(c.Classes), len(c.Uplinks), n, slotSize-slotHeader-len(c.Classes)*leastDebtRoom)
+	}
 	return nil
 }
 
@@ -244,6 +249,7 @@ func (b *Buffer) openLanes() error {
 	if err := b.adoptClasses(); err != nil {
 		return err
 	}
+	b.debtRoom = max(leastDebtRoom, (slotSize-slotHeader-b.cfg.stateSize())/len(b.cfg.Classes))
 	found := make(map[string][]*segment, len(b.cfg.Classes))
 	for _, c := range b.cfg.Classes {
 		if _, twice := found[c.Name]; twice {

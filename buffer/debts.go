@@ -3,6 +3,7 @@ package buffer
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -25,9 +26,22 @@ func (d debt) place() (first, last uint64) {
 	return d.First, d.Last
 }
 
-// More debts than this are written into the log as gap records: the state file
-// is small.
+// More debts than this, or more than a class has room for in the state file, are
+// written into the log as gap records.
 const maxDebts = 200
+
+// size is about how many bytes the debt takes in the state file, and not fewer.
+func (d debt) size() int {
+	digits := len(strconv.FormatUint(max(d.Last, d.At), 10))
+	return 170 + len(d.Reason) + 4*digits + len(d.Kept)*(digits+1)
+}
+
+func sizeOf(debts []debt) (n int) {
+	for _, d := range debts {
+		n += d.size()
+	}
+	return n
+}
 
 // owe adds debts. The caller holds the lock.
 func (l *lane) owe(debts ...debt) {
@@ -47,14 +61,41 @@ func (l *lane) owe(debts ...debt) {
 	}
 }
 
-// forgive forgets the debts that every uplink is durably past, and those that
-// a durable gap record stands for. The caller holds the lock.
+// forgive forgets the debts that every uplink is durably past, those that a
+// durable gap record stands for, and those of dropped records that nobody will
+// miss. The caller holds the lock.
 func (l *lane) forgive() {
 	low := l.minSaved()
+	var owed []span
+	for _, d := range l.debts {
+		if d.At == 0 {
+			owed = append(owed, span{d.First, d.Last})
+		}
+	}
+	sortSpans(owed)
 	l.debts = slices.DeleteFunc(l.debts, func(d debt) bool {
 		first, last := d.place()
-		return last <= low || l.recorded(first, last) || d.At > 0 && l.recorded(d.First, d.Last)
+		return last <= low || l.recorded(first, last) ||
+			d.At > 0 && (l.said(d) || len(subtract([]span{{d.First, d.Last}}, owed)) == 0 && !l.straddled(d))
 	})
+}
+
+// said reports whether durable gap records say what the dropped one did. The
+// caller holds the lock.
+func (l *lane) said(d debt) bool {
+	return len(subtract(d.spans(), l.recordedSpans(d.First, d.Last))) == 0
+}
+
+// straddled reports whether an uplink may be past numbers that a dropped record
+// stood for, and not past that record. One that has yet to come to those numbers
+// is told of them there. The caller holds the lock.
+func (l *lane) straddled(d debt) bool {
+	for _, c := range l.cursors {
+		if (c.live || c.saved < c.until) && c.saved < d.At && max(c.acked, c.read) >= d.First {
+			return true
+		}
+	}
+	return false
 }
 
 // recorded reports whether durable gap records stand for all of first to last.
@@ -99,27 +140,28 @@ func (l *lane) reasons(first, last uint64, otherwise string) (parts []gap, unowe
 func (l *lane) settle() {
 	l.mu.Lock()
 	l.forgive()
-	var gaps []gap
-	if len(l.debts) > maxDebts {
-		for _, d := range l.debts {
-			gaps = append(gaps, d.gap)
-		}
-	}
+	many := len(l.debts) > maxDebts || sizeOf(l.debts) > l.debtRoom/2
 	l.mu.Unlock()
-	if len(gaps) == 0 {
+	if !many {
 		return
 	}
-	if err := l.writeGaps(gaps); err != nil {
+	if err := l.writeDebts(nil); err != nil {
 		l.failed(err)
-		return
 	}
-	l.mu.Lock()
-	l.debts = nil // only this goroutine adds to them
-	l.mu.Unlock()
 }
 
-// writeGaps commits gap records now, past all limits.
-func (l *lane) writeGaps(gaps []gap) error {
+// fits reports whether the state file has room for more debts beside those there
+// are. The caller holds the lock.
+func (l *lane) fits(more []debt) bool {
+	return sizeOf(l.debts)+sizeOf(more) <= l.debtRoom
+}
+
+// writeDebts writes the debts, and more, into the log as gap records, past all
+// limits. Only the writer may call it: nobody else adds to the debts.
+func (l *lane) writeDebts(more []debt) error {
+	l.mu.Lock()
+	gaps := statements(slices.Concat(l.debts, more))
+	l.mu.Unlock()
 	items := make([]item, len(gaps))
 	for i := range gaps {
 		items[i] = item{event: gaps[i].event(l.class.Name), gap: &gaps[i]}
@@ -127,5 +169,30 @@ func (l *lane) writeGaps(gaps []gap) error {
 	if err := l.commit(items); err != nil {
 		return fmt.Errorf("write gap records: %w", err)
 	}
+	l.mu.Lock()
+	l.debts = nil
+	l.mu.Unlock()
 	return nil
+}
+
+// statements is what debts say. A dropped record that only stood for what was
+// dropped as well says nothing more.
+func statements(debts []debt) []gap {
+	var dropped []gap
+	for _, d := range debts {
+		if d.At == 0 {
+			dropped = append(dropped, d.gap)
+		}
+	}
+	dropped = mergeGaps(dropped)
+	owed := make([]span, len(dropped))
+	for i, g := range dropped {
+		owed[i] = span{g.First, g.Last}
+	}
+	for _, d := range debts {
+		if d.At > 0 && len(subtract([]span{{d.First, d.Last}}, owed)) > 0 {
+			dropped = append(dropped, d.gap)
+		}
+	}
+	return dropped
 }

@@ -56,6 +56,25 @@ func newGap(first, last uint64, reason string, from, to time.Time) gap {
 	return gap{First: first, Last: last, Count: last - first + 1, Reason: reason, From: from.UTC(), To: to.UTC()}
 }
 
+// gapsOf are gaps that stand for spans, which are ascending: as few as may be
+// without listing more than maxKept numbers each.
+func gapsOf(spans []span, reason string, from, to time.Time) (gaps []gap) {
+	const maxKept = 1024
+	for _, s := range spans {
+		n := len(gaps) - 1
+		if n < 0 || s.first-gaps[n].Last-1 > maxKept-uint64(len(gaps[n].Kept)) {
+			gaps = append(gaps, newGap(s.first, s.last, reason, from, to))
+			continue
+		}
+		g := &gaps[n]
+		for seq := g.Last + 1; seq < s.first; seq++ {
+			g.Kept = append(g.Kept, seq)
+		}
+		g.Last, g.Count = s.last, g.Count+s.last-s.first+1
+	}
+	return gaps
+}
+
 // spans lists the missing numbers.
 func (g gap) spans() (missing []span) {
 	return holes(g.First, g.Last, g.Kept)

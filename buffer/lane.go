@@ -75,6 +75,7 @@ type lane struct {
 	merges     chan merged     // what came of it
 	relieved   *segment        // the active one when the disk's limit last cost a segment
 	debts      []debt          // what readers are to be told when they come to it
+	debtRoom   int             // bytes that the state file has for debts
 	saidDrop   time.Time       // when the log last said that events are dropped
 	gapsQueued int             // gap records on their way to the disk
 
@@ -110,7 +111,7 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 		incarnation: b.state.incarnation, commitDelay: b.cfg.CommitDelay, spillAfter: b.cfg.SpillAfter, segLimit: max(256<<10, min(b.cfg.Segment, c.KeepBytes/8, maxSegment)),
 		memory: memoryShare(b.cfg, c), codec: cod, disk: b.disk, saveState: b.saveState, observe: b.cfg.ObserveCommit,
 		wake: make(chan struct{}, 1), acked: make(chan struct{}, 1), space: make(chan struct{}),
-		merges: make(chan merged, 1), cursors: map[string]*cursor{}, dropped: map[string]uint64{},
+		merges: make(chan merged, 1), debtRoom: b.debtRoom, cursors: map[string]*cursor{}, dropped: map[string]uint64{},
 	}
 	saved := b.state.found.Classes[c.Name]
 	lost := l.adopt(segs, saved, b.state.found.Clean, b.state.drawn)
@@ -124,13 +125,27 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 		l.queueGap(newGap(1, l.next-1, reasonRestart, now, now), nil)
 		return l, nil
 	}
-	for _, g := range lost {
+	for _, g := range l.worthOwing(lost) {
 		if g.First = max(g.First, l.minAcked()+1); g.First <= g.Last {
 			l.owe(debt{gap: newGap(g.First, g.Last, g.Reason, now, now)})
 			l.dropped[g.Reason] += g.Last - g.First + 1
 		}
 	}
 	return l, nil
+}
+
+// worthOwing leaves out of lost, where the state file has no room for all of it,
+// the holes in what is stored: readers find these, and say the same of them.
+func (l *lane) worthOwing(lost []gap) []gap {
+	size := sizeOf(l.debts)
+	for _, g := range lost {
+		size += debt{gap: g}.size()
+	}
+	if size <= l.debtRoom/2 || len(l.segments) == 0 {
+		return lost
+	}
+	first := l.segments[0].about.First
+	return slices.DeleteFunc(lost, func(g gap) bool { return g.Reason == reasonCorrupt && g.First > first })
 }
 
 // shut refuses new events and fails what is still queued.

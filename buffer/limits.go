@@ -236,7 +236,16 @@ func (l *lane) dropOldest(reason string) bool {
 	}
 	l.mu.Lock()
 	debts := l.missing(s, l.minSaved(), reason)
-	n := l.unread(s, debts)
+	n, fits := l.unread(s, debts), l.fits(debts)
+	l.mu.Unlock()
+	if !fits { // then it is told in the log, before anything is dropped
+		if err := l.writeDebts(debts); err != nil {
+			l.failed(err)
+			return false
+		}
+		debts = nil
+	}
+	l.mu.Lock()
 	l.segments = l.segments[1:] // what it says no longer counts as said,
 	l.forget(s.tally.last)      // and nobody reads it any more
 	l.owe(debts...)

@@ -50,6 +50,22 @@ type savedClass struct {
 	Debts    []debt            `json:"debts,omitempty"`
 }
 
+// leastDebtRoom is what a class may need for debts at once.
+const leastDebtRoom = 1 << 10
+
+// stateSize is how many bytes the value of the state file takes at most without
+// debts.
+func (c *Config) stateSize() (n int) {
+	const digits = 20
+	for _, class := range c.Classes {
+		n += 4*digits + len(class.Name) + len(`"":{"next":,"reserved":,"newest":,"volatile":true,"cursors":{},"until":{},"debts":[]},`)
+		for name := range c.Uplinks {
+			n += 2 * (digits + len(name) + len(`"":,`))
+		}
+	}
+	return n + 256 // format, incarnations
+}
+
 // stateFile owns the state file.
 type stateFile struct {
 	path        string
