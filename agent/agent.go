@@ -1,13 +1,17 @@
 // Package agent puts Sluice together: it makes the sources, the buffer and the
-// uplinks that a config asks for, runs them, and stops them in the order in
-// which nothing is lost. It is the only package that sees all others.
+// uplinks that a config asks for, runs them, changes them when the config
+// changes, and stops them in the order in which nothing is lost. It is the only
+// package that sees all others.
 //
 //	agent.go    New, Run: start, watch, stop      status.go   what the agent knows of itself
-//	wire.go     from config to sources, buffer,   metrics.go  the same for Prometheus
-//	            uplinks                           tls.go      certificates, reloaded
-//	stranded.go events for uplinks that are gone   tap.go      events shown as they pass
+//	apply.go    another config, while it runs     metrics.go  the same for Prometheus
+//	parts.go    what runs now                     tls.go      certificates, reloaded
+//	member.go   goroutines, by name               tap.go      events shown as they pass
+//	gate.go     the way into the buffer           past.go     counters of parts that were replaced
+//	wire.go     from config to sources, buffer,   log.go      the agent's own log
+//	            uplinks                           security.go what is reported as an event
+//	stranded.go events for uplinks that are gone  replay.go   stored events sent again
 //	probe.go    each source and uplink, once
-//	security.go what is reported as an event       replay.go   stored events sent again
 package agent
 
 import (
@@ -18,14 +22,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"sluice/agent/config"
 	"sluice/agent/control"
-	"sluice/agent/web"
-	"sluice/buffer"
-	"sluice/drivers"
-	"sluice/uplink"
 )
 
 // How a stop may spend its ten seconds. Sources and uplinks bound their own
@@ -39,72 +40,60 @@ const (
 type Options struct {
 	Version string       // of the program, for the status
 	File    string       // the config's file, for the status
-	Log     *slog.Logger // nil: discarded
+	Log     *slog.Logger // nil: that of Logs, or discarded
+	Logs    *Logs        // follows the config's log; nil: it is not followed
 }
 
-// Agent is one running configuration.
+// Agent runs a config, and others after it. Its data directory and its id stay
+// the same for its life.
 type Agent struct {
-	cfg     *config.Config
 	opt     Options
 	log     *slog.Logger
 	started time.Time
 
-	buffer  *buffer.Buffer
-	sources []source
-	uplinks []destination
-	web     *web.Server // nil: switched off
+	now     atomic.Pointer[parts] // what runs; only the goroutine of New and then Run sets it
+	gate    *gate
 	control *control.Server
 	meters  *meters
 	taps    taps
-	reports *reporter // nil: no uplink sends them
-}
+	reports *reporter
 
-type source struct {
-	name, kind string
-	driver     drivers.Driver
-	classes    []string
-}
-
-type destination struct {
-	name   string
-	kafka  *uplink.Kafka
-	reader *buffer.Reader
+	members members         // of the goroutine of Run
+	past    past            // of the goroutine of Run
+	calls   chan func()     // what it is to do
+	over    chan struct{}   // closed when it takes no calls any more
+	faults  chan<- error    // where the end of a part goes while a config is on trial; nil: it ends the agent
+	broken  error           // parts are missing and cannot be made
+	halt    context.Context //nolint:containedctx // that of Run: a change that it ends goes no further
 }
 
 // New makes everything that cfg asks for and takes what only one may have: the
 // HTTP address and the data directory. Nothing runs yet. After an error nothing
 // is left open.
-func New(cfg *config.Config, opt Options) (_ *Agent, err error) {
-	if opt.Log == nil {
+func New(cfg *config.Config, opt Options) (*Agent, error) {
+	switch {
+	case opt.Log == nil && opt.Logs != nil:
+		opt.Log = opt.Logs.Logger()
+	case opt.Log == nil:
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{cfg: cfg, opt: opt, log: opt.Log, started: time.Now(), meters: newMeters()}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, a.close())
-		}
-	}()
-	if cfg.Observe.HTTP != "" {
-		if a.web, err = web.Listen(cfg.Observe.HTTP, a, a.log); err != nil {
-			return nil, err
-		}
+	a := &Agent{opt: opt, log: opt.Log, started: time.Now(), meters: newMeters(), gate: newGate(), past: newPast(),
+		calls: make(chan func()), over: make(chan struct{}), halt: context.Background()}
+	a.reports = newReporter(cfg.Agent.ID, a.sink())
+	a.members.add(stageSource, "security reports", a.reports.run)
+	a.members.ended = make(chan ended)
+	a.now.Store(&parts{})
+	if err := a.change(cfg); err != nil {
+		return nil, errors.Join(err, a.close())
 	}
-	if err = writable(cfg.Agent.DataDir); err != nil {
-		return nil, err
-	}
-	if a.buffer, err = a.openBuffer(); err != nil {
-		return nil, err
-	}
-	if a.control, err = control.Listen(cfg.Agent.DataDir, a, a.log); err != nil {
-		// Some file systems have no sockets. Events come first.
-		a.log.Error("commands such as sluice replay will not work", "error", err)
-	}
-	a.reports = newReporter(cfg, a.sink())
-	if err = a.makeUplinks(); err != nil {
-		return nil, err
-	}
-	return a, a.makeSources()
+	return a, nil
 }
+
+// parts are what runs now.
+func (a *Agent) parts() *parts { return a.now.Load() }
+
+// show lets others see what runs now.
+func (a *Agent) show(p parts) { a.now.Store(&p) }
 
 // writable makes the data directory and says in words when that cannot work.
 func writable(dir string) error {
@@ -123,143 +112,105 @@ func writable(dir string) error {
 
 // close gives back what New took.
 func (a *Agent) close() error {
+	p := a.parts()
 	var errs []error
-	if a.web != nil {
-		_ = a.web.Close() // Run has closed it, in most cases
+	if p.web != nil {
+		_ = p.web.Close() // Run has closed it, in most cases
 	}
 	if a.control != nil {
 		_ = a.control.Close() // as above
 	}
-	for _, u := range a.uplinks {
+	for _, u := range p.uplinks {
 		u.reader.Close()
 	}
-	if a.buffer != nil {
-		errs = append(errs, a.buffer.Close())
+	if p.log != nil { // else it is closed, or there is none
+		errs = append(errs, p.buffer.Close())
 	}
 	return errors.Join(errs...)
 }
 
 // HTTP is the address that is served, empty when it is switched off.
 func (a *Agent) HTTP() string {
-	if a.web == nil {
-		return ""
+	if p := a.parts(); p.web != nil {
+		return p.web.Addr()
 	}
-	return a.web.Addr()
+	return ""
 }
 
 // Run runs the agent until ctx ends and stops it in order: sources first, then
 // uplinks once they have sent what they can, then the buffer. It returns within
-// ten seconds after that. A stage that ends by itself ends the agent, with that
-// stage's error. An Agent runs once.
+// ten seconds after that. A part that ends by itself ends the agent, with that
+// part's error. An Agent runs once.
 func (a *Agent) Run(ctx context.Context) error {
-	debug.SetMemoryLimit(int64(a.cfg.Agent.MemoryLimit))
-	always := context.WithoutCancel(ctx)
-	sources, uplinks, log, pages := newStage(always), newStage(always), newStage(always), newStage(always)
-	log.start("buffer", a.buffer.Run)
-	for _, u := range a.uplinks {
-		uplinks.start("uplink "+u.name, u.kafka.Run)
-	}
-	if a.reports != nil {
-		sources.start("security reports", a.reports.run)
-	}
-	for _, s := range a.sources {
-		sources.start("source "+s.name, s.driver.Run)
-	}
-	if a.control != nil {
-		sources.start("control socket", a.control.Run)
-	}
-	if a.web != nil {
-		pages.start("http", a.web.Run)
-	}
-	a.log.Info("running", "agent", a.cfg.Agent.ID, "version", a.opt.Version, "sources", len(a.sources), "uplinks", len(a.uplinks),
-		"data_dir", a.cfg.Agent.DataDir, "http", a.HTTP())
-
-	var err error
+	ended := make(chan error, 1)
+	go func() { ended <- a.loop(ctx) }() // waited for below, unless something hangs
 	select {
+	case err := <-ended:
+		return err
 	case <-ctx.Done():
-	case err = <-sources.ended:
-	case err = <-uplinks.ended:
-	case err = <-log.ended:
-	case err = <-pages.ended:
 	}
-	a.log.Info("stopping")
-	stopped := make(chan error, 1)
-	go func() { // waited for below, unless something hangs
-		errs := sources.stop()
-		a.drain()
-		errs = errors.Join(errs, uplinks.stop(), log.stop(), pages.stop(), a.close())
-		stopped <- errs
-	}()
 	select {
-	case e := <-stopped:
-		a.log.Info("stopped")
-		return errors.Join(err, e)
+	case err := <-ended:
+		return err
 	case <-time.After(stopLimit - 200*time.Millisecond):
-		return errors.Join(err, errors.New("something did not stop in time; what was acknowledged is in the buffer"))
+		return errors.New("something did not stop in time; what was acknowledged is in the buffer")
 	}
+}
+
+// loop starts everything, does what it is told until ctx ends or a part does, and
+// stops everything.
+func (a *Agent) loop(ctx context.Context) error {
+	a.halt = ctx
+	a.members.begin(context.WithoutCancel(ctx))
+	p := a.parts()
+	a.log.Info("running", "agent", p.cfg.Agent.ID, "version", a.opt.Version, "sources", len(p.sources), "uplinks", len(p.uplinks),
+		"data_dir", p.cfg.Agent.DataDir, "http", a.HTTP())
+	err := a.serve(ctx)
+	close(a.over)
+	a.log.Info("stopping")
+	limit := time.AfterFunc(stopLimit, func() { a.log.Error("something does not stop") })
+	defer limit.Stop()
+	err = errors.Join(err, a.stop())
+	a.log.Info("stopped")
+	return err
+}
+
+// serve does what it is told until ctx ends or a part does.
+func (a *Agent) serve(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-a.calls:
+			if f(); a.broken != nil {
+				return a.broken
+			}
+		case e := <-a.members.ended:
+			if a.faults == nil {
+				return e.err
+			}
+			a.bury(e)
+		}
+	}
+}
+
+// stop ends all parts, sources first.
+func (a *Agent) stop() error {
+	errs := a.members.stop(stageSource)
+	a.drain()
+	errs = errors.Join(errs, a.members.stop(stageUplink))
+	a.gate.shut()
+	return errors.Join(errs, a.members.stop(stageBuffer), a.members.stop(stagePages), a.close())
 }
 
 // drain gives uplinks that keep up a moment to send what the sources left.
 func (a *Agent) drain() {
 	for end := time.Now().Add(drainLimit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		waiting := false
-		st := a.buffer.Stats()
-		for _, u := range a.uplinks {
-			if !u.kafka.Stats().Up {
-				continue
-			}
-			for _, c := range st.Classes {
-				waiting = waiting || c.Uplinks[u.name].Lag > 0 || c.Queued > 0
-			}
-		}
-		if !waiting {
+		if !a.parts().waiting() {
 			return
 		}
 	}
 }
 
-// stage is a group of goroutines that start and stop together.
-type stage struct {
-	ctx    context.Context //nolint:containedctx // it is the stage's own switch, given to each member's Run
-	cancel context.CancelFunc
-	ended  chan error // what a member said that ended before stop
-	done   []chan error
-}
-
-func newStage(parent context.Context) *stage {
-	s := &stage{ended: make(chan error, 64)}
-	s.ctx, s.cancel = context.WithCancel(parent)
-	return s
-}
-
-// start runs a member; one that ends while the stage lives is an error, nil
-// included.
-func (s *stage) start(name string, run func(context.Context) error) {
-	done := make(chan error, 1)
-	s.done = append(s.done, done)
-	go func() {
-		err := run(s.ctx)
-		if s.ctx.Err() == nil {
-			if err == nil {
-				err = errors.New("ended by itself")
-			}
-			s.ended <- fmt.Errorf("%s: %w", name, err)
-			err = nil
-		} else if err != nil && !errors.Is(err, context.Canceled) {
-			err = fmt.Errorf("stop %s: %w", name, err)
-		} else {
-			err = nil
-		}
-		done <- err
-	}()
-}
-
-// stop ends all members and waits for them.
-func (s *stage) stop() error {
-	s.cancel()
-	var errs []error
-	for _, d := range s.done {
-		errs = append(errs, <-d)
-	}
-	return errors.Join(errs...)
-}
+// limits sets what the Go runtime may use.
+func limits(cfg *config.Config) { debug.SetMemoryLimit(int64(cfg.Agent.MemoryLimit)) }

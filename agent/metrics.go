@@ -62,7 +62,7 @@ func newMeters() *meters {
 func (m *meters) commit(took time.Duration) { m.commits.Update(took.Seconds()) }
 
 func (m *meters) poll(source string) func(time.Duration) {
-	h := m.set.NewPrometheusHistogramExt(fmt.Sprintf(`sluice_modbus_poll_seconds{source=%q}`, source), commitBounds)
+	h := m.set.GetOrCreatePrometheusHistogramExt(fmt.Sprintf(`sluice_modbus_poll_seconds{source=%q}`, source), commitBounds)
 	return func(took time.Duration) { h.Update(took.Seconds()) }
 }
 
@@ -88,7 +88,9 @@ func (a *Agent) Metrics(w io.Writer) {
 	st := a.Status()
 	s := sheet{metrics.NewSet()}
 	for name, src := range st.Sources {
-		a.sourceMetrics(s, name, src)
+		if running := a.parts().source(name); running != nil { // it may have been taken away since
+			sourceMetrics(s, name, running.classes, src)
+		}
 	}
 	for name, c := range st.Classes {
 		classMetrics(s, name, c)
@@ -101,7 +103,7 @@ func (a *Agent) Metrics(w io.Writer) {
 			s.count(labelled("sluice_events_delivered_total", "uplink", name, "class", class), u.Delivered[class])
 		}
 	}
-	log := a.buffer.Stats()
+	log := a.parts().logStats()
 	s.count("sluice_buffer_written_bytes_total", uint64(log.WrittenBytes))
 	s.count("sluice_buffer_commits_total", log.Commits)
 	s.gauge("sluice_config_version", float64(st.Config.Version))
@@ -124,10 +126,9 @@ func explain(line []byte) []byte {
 	return fmt.Appendf(nil, "# HELP %s %s\n", name, help[name])
 }
 
-func (a *Agent) sourceMetrics(s sheet, name string, src web.Source) {
+func sourceMetrics(s sheet, name string, classes []string, src web.Source) {
 	s.flag(labelled("sluice_source_up", "source", name), src.Up)
-	i := slices.IndexFunc(a.sources, func(x source) bool { return x.name == name })
-	for _, class := range a.sources[i].classes {
+	for _, class := range classes {
 		s.count(labelled("sluice_events_taken_total", "source", name, "class", class), src.Taken[class])
 	}
 	each(rejectReasons, src.Rejected, func(reason string, n uint64) {

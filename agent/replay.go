@@ -22,7 +22,7 @@ func (a *Agent) Replay(ctx context.Context, r control.ReplayRequest, progress fu
 	if err != nil {
 		return control.ReplayProgress{}, err
 	}
-	id := fmt.Sprintf("%s/%d", a.cfg.Agent.ID, time.Now().UnixNano())
+	id := fmt.Sprintf("%s/%d", a.parts().cfg.Agent.ID, time.Now().UnixNano())
 	log := a.log.With("replay", id, "class", r.Class, "uplink", r.Uplink)
 	log.Info("replay begins", "from", r.From, "to", r.To, "topic", r.Topic)
 	said := time.Now()
@@ -41,19 +41,20 @@ func (a *Agent) Replay(ctx context.Context, r control.ReplayRequest, progress fu
 
 // replayEnds finds what is read and where it goes.
 func (a *Agent) replayEnds(r control.ReplayRequest) (*uplink.Kafka, *buffer.RangeReader, error) {
-	i := slices.IndexFunc(a.uplinks, func(d destination) bool { return d.name == r.Uplink })
-	if i < 0 {
+	p := a.parts()
+	to := p.uplink(r.Uplink)
+	if to == nil {
 		var names []string
-		for _, d := range a.uplinks {
+		for _, d := range p.uplinks {
 			names = append(names, d.name)
 		}
 		return nil, nil, fmt.Errorf("there is no uplink %q (%s)", r.Uplink, strings.Join(names, ", "))
 	}
-	if a.cfg.Class(r.Class) == nil {
-		return nil, nil, fmt.Errorf("there is no class %q (%s)", r.Class, strings.Join(slices.Sorted(maps.Keys(a.buffer.Stats().Classes)), ", "))
+	if p.cfg.Class(r.Class) == nil {
+		return nil, nil, fmt.Errorf("there is no class %q (%s)", r.Class, strings.Join(slices.Sorted(maps.Keys(p.buffer.Stats().Classes)), ", "))
 	}
-	stored, err := a.buffer.Range(r.Class, r.From, r.To)
-	return a.uplinks[i].kafka, stored, err
+	stored, err := p.buffer.Range(r.Class, r.From, r.To)
+	return to.kafka, stored, err
 }
 
 func missing(r *buffer.RangeReader) (n uint64) {

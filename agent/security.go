@@ -15,6 +15,8 @@ import (
 const (
 	reportQueue = 64              // reports that wait for the buffer; what is more is counted and told with a later one
 	reportGrace = 1 * time.Second // for the last reports at a stop
+
+	ownSource = "agent" // the source of what the agent reports of itself
 )
 
 // reporter writes security events: what somebody who watches over the plant wants
@@ -25,26 +27,28 @@ type reporter struct {
 	agent string
 	queue chan drivers.Event
 	lost  atomic.Uint64
+	on    atomic.Bool // an uplink sends the class; else the log alone tells
 }
 
-// newReporter returns nil when no uplink sends the class: then the log alone
-// tells.
-func newReporter(cfg *config.Config, sink drivers.Sink) *reporter {
-	if cfg.Class(config.SecurityClass) == nil {
-		return nil
-	}
-	return &reporter{sink: sink, agent: cfg.Agent.ID, queue: make(chan drivers.Event, reportQueue)}
+func newReporter(agent string, sink drivers.Sink) *reporter {
+	return &reporter{sink: sink, agent: agent, queue: make(chan drivers.Event, reportQueue)}
 }
 
-// report queues an event of type sluice.security.<what>.v1 about a source.
-// details are its payload's other members. A nil reporter does nothing. It may be
-// called from any goroutine.
+// follow takes up whether the config has the class.
+func (r *reporter) follow(cfg *config.Config) { r.on.Store(cfg.Class(config.SecurityClass) != nil) }
+
+// report queues an event of type sluice.security.<what>.v1 about a source, or
+// about the agent where source is empty. details are its payload's other members.
+// It may be called from any goroutine.
 func (r *reporter) report(what, source string, details map[string]any) {
-	if r == nil {
+	if !r.on.Load() {
 		return
 	}
 	now := time.Now().UTC()
-	body := map[string]any{"agent": r.agent, "source": source, "what": what, "time": now.Format(time.RFC3339Nano)}
+	body := map[string]any{"agent": r.agent, "what": what, "time": now.Format(time.RFC3339Nano)}
+	if source != "" {
+		body["source"] = source
+	}
 	for k, v := range details {
 		body[k] = v
 	}
@@ -56,7 +60,11 @@ func (r *reporter) report(what, source string, details map[string]any) {
 	if err != nil {
 		payload = []byte(`{"what":"` + what + `"}`) // details are plain values: it can't happen
 	}
-	e := drivers.Event{Class: config.SecurityClass, Source: source, Subject: source, Type: drivers.TypeSecurity(what),
+	subject := source
+	if subject == "" {
+		source, subject = ownSource, "config"
+	}
+	e := drivers.Event{Class: config.SecurityClass, Source: source, Subject: subject, Type: drivers.TypeSecurity(what),
 		ContentType: drivers.ContentJSON, Time: now, Payload: payload}
 	select {
 	case r.queue <- e:

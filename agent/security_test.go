@@ -30,13 +30,14 @@ func (s slowSink) Append(ctx context.Context, e drivers.Event, _ func(error)) er
 func TestReportsNeverWaitAndTellWhatWasLost(t *testing.T) {
 	sink := slowSink{make(chan struct{}, 1000), make(chan drivers.Event, 1000)}
 	cfg := &config.Config{Agent: config.Agent{ID: "gw"}}
-	var none *reporter
-	none.report("x", "line", nil) // no uplink sends them
-	if newReporter(cfg, sink) != nil {
-		t.Error("a reporter without its class")
+	r := newReporter("gw", sink)
+	r.follow(cfg)
+	r.report("x", "line", nil) // no uplink sends them
+	if len(r.queue) > 0 {
+		t.Error("a report without its class")
 	}
 	cfg.Classes = []config.Class{{Name: config.SecurityClass}}
-	r := newReporter(cfg, sink)
+	r.follow(cfg)
 	for range reportQueue + 5 { // nobody reads yet
 		r.report("mqtt-refused", "line", map[string]any{"reason": "invalid-topic"})
 	}

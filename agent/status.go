@@ -18,15 +18,16 @@ const stallLimit = 3 * time.Minute
 
 // Status implements web.View.
 func (a *Agent) Status() web.Status {
+	p := a.parts()
 	st := web.Status{
-		Agent: a.cfg.Agent.ID, Version: a.opt.Version, Labels: a.cfg.Agent.Labels, UptimeSeconds: time.Since(a.started).Seconds(),
+		Agent: p.cfg.Agent.ID, Version: a.opt.Version, Labels: p.cfg.Agent.Labels, UptimeSeconds: time.Since(a.started).Seconds(),
 		Reasons: []string{}, Unhealthy: []string{}, Unready: []string{}, Config: web.Config{File: a.opt.File, State: "applied"},
 		Sources: map[string]web.Source{}, Classes: map[string]web.Class{}, Uplinks: map[string]web.Uplink{},
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	st.Memory = web.Memory{LimitBytes: int64(a.cfg.Agent.MemoryLimit), HeapBytes: m.HeapAlloc}
-	log := a.buffer.Stats()
+	st.Memory = web.Memory{LimitBytes: int64(p.cfg.Agent.MemoryLimit), HeapBytes: m.HeapAlloc}
+	log := p.logStats()
 	st.Incarnation = log.Incarnation
 	for name, c := range log.Classes {
 		st.Classes[name] = classStatus(c)
@@ -37,15 +38,15 @@ func (a *Agent) Status() web.Status {
 			st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("buffer, class %s: full, its sources wait", name))
 		}
 	}
-	for _, s := range a.sources {
-		d := s.driver.Stats()
+	for _, s := range p.sources {
+		d := s.stats()
 		st.Sources[s.name] = sourceStatus(s.kind, d)
 		if !d.Up {
 			st.Unready = append(st.Unready, fmt.Sprintf("source %s: %s", s.name, withError(d.State, d.LastError)))
 		}
 	}
-	for _, u := range a.uplinks {
-		a.addUplink(&st, u, log)
+	for _, u := range p.uplinks {
+		addUplinkStatus(&st, u, log)
 	}
 	st.Healthy, st.Ready = len(st.Unhealthy) == 0, len(st.Unready) == 0
 	st.Reasons = slices.Sorted(slices.Values(slices.Concat(st.Reasons, st.Unhealthy, st.Unready)))
@@ -55,8 +56,8 @@ func (a *Agent) Status() web.Status {
 	return st
 }
 
-func (a *Agent) addUplink(st *web.Status, u destination, log buffer.Stats) {
-	k := u.kafka.Stats()
+func addUplinkStatus(st *web.Status, u destination, log buffer.Stats) {
+	k := u.stats()
 	out := web.Uplink{Up: k.Up, State: k.State, LastError: k.LastError, Delivered: map[string]uint64{}, Lag: map[string]uint64{},
 		InFlight: k.InFlight, SentBytes: k.SentBytes}
 	for class, c := range log.Classes {

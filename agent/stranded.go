@@ -39,13 +39,13 @@ func stranded(cfg *config.Config) []buffer.StrandedUplink {
 
 // warnStranded logs the same at a start. The buffer must not be open yet:
 // opening it gives up what is declared as removed.
-func (a *Agent) warnStranded() {
-	for _, s := range stranded(a.cfg) {
+func (a *Agent) warnStranded(cfg *config.Config) {
+	for _, s := range stranded(cfg) {
 		log := a.log.With("uplink", s.Uplink, "class", s.Class, "events", s.Events)
 		switch {
 		case s.Removed:
 			log.Warn("an uplink is removed: events that it has not got are given up")
-		case a.cfg.Uplink(s.Uplink) != nil:
+		case cfg.Uplink(s.Uplink) != nil:
 			log.Warn("an uplink does not send this class any more: events wait for it; put the class back into its kafka.classes")
 		default:
 			log.Warn("an uplink is not in the config any more: events wait for it and hold their space; " +

@@ -136,11 +136,12 @@ func (a *Agent) Stream(f web.Filter) (*web.Stream, error) {
 
 // knows says what there is when a filter names what there isn't.
 func (a *Agent) knows(f web.Filter) error {
+	p := a.parts()
 	var sources, uplinks []string
-	for _, s := range a.sources {
+	for _, s := range p.sources {
 		sources = append(sources, s.name)
 	}
-	for _, u := range a.uplinks {
+	for _, u := range p.uplinks {
 		uplinks = append(uplinks, u.name)
 	}
 	for _, x := range []struct {
@@ -148,7 +149,7 @@ func (a *Agent) knows(f web.Filter) error {
 		known      []string
 	}{
 		{"source", f.Source, sources},
-		{"class", f.Class, slices.Sorted(maps.Keys(a.buffer.Stats().Classes))},
+		{"class", f.Class, slices.Sorted(maps.Keys(p.buffer.Stats().Classes))},
 		{"uplink", f.Uplink, uplinks},
 	} {
 		if x.name != "" && !slices.Contains(x.known, x.name) {

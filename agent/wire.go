@@ -24,25 +24,15 @@ const (
 	windowShare = 16 // a sixteenth for each uplink's window, 4 MiB at most
 )
 
-// openBuffer opens the log with a lane for each class and a cursor for each
-// uplink. Its place depends on agent.data_dir and on names alone.
-func (a *Agent) openBuffer() (*buffer.Buffer, error) {
-	a.warnUnrouted()
-	a.warnStranded()
-	b, err := buffer.Open(a.bufferConfig())
-	if err != nil {
-		return nil, fmt.Errorf("open the buffer: %w", err)
-	}
-	return b, nil
-}
-
-func (a *Agent) bufferConfig() buffer.Config {
+// bufferConfig has a lane for each class and a cursor for each uplink. Its place
+// depends on agent.data_dir and on names alone.
+func bufferConfig(cfg *config.Config) buffer.Config {
 	c := buffer.Config{
-		Dir: a.cfg.Agent.DataDir, Uplinks: routes(a.cfg), Removed: a.cfg.Removed,
-		CommitDelay: a.cfg.Buffer.CommitDelay, SpillAfter: a.cfg.Buffer.SpillAfter, Segment: int64(a.cfg.Buffer.Segment), MinFree: float64(a.cfg.Buffer.MinFree),
-		Memory: int64(a.cfg.Agent.MemoryLimit) / bufferShare, Log: a.log.With("stage", "buffer"), ObserveCommit: a.meters.commit,
+		Dir: cfg.Agent.DataDir, Uplinks: routes(cfg), Removed: cfg.Removed,
+		CommitDelay: cfg.Buffer.CommitDelay, SpillAfter: cfg.Buffer.SpillAfter, Segment: int64(cfg.Buffer.Segment), MinFree: float64(cfg.Buffer.MinFree),
+		Memory: int64(cfg.Agent.MemoryLimit) / bufferShare,
 	}
-	for _, cl := range a.cfg.Classes {
+	for _, cl := range cfg.Classes {
 		c.Classes = append(c.Classes, buffer.Class{Name: cl.Name, Priority: cl.Priority, KeepBytes: int64(cl.Keep.Bytes),
 			KeepAge: cl.Keep.Age, Retain: cl.Retain, Thin: cl.WhenFull.Thin, WhenFull: buffer.WhenFull(cl.WhenFull.Word)})
 	}
@@ -51,9 +41,9 @@ func (a *Agent) bufferConfig() buffer.Config {
 
 // warnUnrouted names the classes that no uplink sends: their events are taken
 // and go nowhere.
-func (a *Agent) warnUnrouted() {
-	for _, class := range a.cfg.Classes {
-		sent := slices.ContainsFunc(a.cfg.Uplinks, func(u config.Uplink) bool {
+func (a *Agent) warnUnrouted(cfg *config.Config) {
+	for _, class := range cfg.Classes {
+		sent := slices.ContainsFunc(cfg.Uplinks, func(u config.Uplink) bool {
 			return len(u.Kafka.Classes) == 0 || slices.Contains(u.Kafka.Classes, class.Name)
 		})
 		if !sent {
@@ -74,24 +64,38 @@ func routes(cfg *config.Config) map[string][]string {
 	return r
 }
 
-func (a *Agent) makeUplinks() error {
-	for i := range a.cfg.Uplinks {
-		u := &a.cfg.Uplinks[i]
-		c, err := uplinkConfig(a.cfg, u, a.log)
-		if err != nil {
-			return fmt.Errorf("uplinks.%s.%w", u.Name, err)
-		}
-		reader, err := a.buffer.Reader(u.Name)
-		if err != nil {
-			return fmt.Errorf("uplinks.%s: %w", u.Name, err)
-		}
-		a.uplinks = append(a.uplinks, destination{name: u.Name, reader: reader})
-		c.Reader = tappedLog{reader, u.Name, &a.taps}
-		if a.uplinks[i].kafka, err = uplink.New(c); err != nil {
-			return fmt.Errorf("uplinks.%s: %w", u.Name, err)
-		}
+// makeUplink makes an uplink that reads from b; without b it is only tried, and
+// there is none.
+func (a *Agent) makeUplink(cfg *config.Config, u *config.Uplink, b *buffer.Buffer) (d destination, err error) {
+	d = destination{name: u.Name, key: uplinkKey(cfg, u.Name), before: a.past.uplinks[u.Name]}
+	c, err := uplinkConfig(cfg, u, a.log)
+	if err != nil {
+		return d, fmt.Errorf("uplinks.%s.%w", u.Name, err)
 	}
-	return nil
+	c.Reader = tappedLog{nil, u.Name, &a.taps}
+	if b != nil {
+		if d.reader, err = b.Reader(u.Name); err != nil {
+			return d, fmt.Errorf("uplinks.%s: %w", u.Name, err)
+		}
+		c.Reader = tappedLog{d.reader, u.Name, &a.taps}
+	}
+	if d.kafka, err = uplink.New(c); err != nil {
+		if d.reader != nil {
+			d.reader.Close()
+		}
+		return d, fmt.Errorf("uplinks.%s: %w", u.Name, err)
+	}
+	return d, nil
+}
+
+// uplinkKey changes when the uplink has to be made anew.
+func uplinkKey(cfg *config.Config, name string) string {
+	return fmt.Sprint(cfg.Digest("uplinks."+name), cfg.Agent.ID, cfg.Agent.MemoryLimit, cfg.Agent.Labels)
+}
+
+// sourceKey changes when the source has to be made anew.
+func sourceKey(cfg *config.Config, name string) string {
+	return fmt.Sprint(cfg.Digest("sources."+name), cfg.Agent.ID, cfg.Agent.MemoryLimit)
 }
 
 // uplinkConfig is what an uplink of the config makes of it, without a reader.
@@ -112,41 +116,37 @@ func uplinkConfig(cfg *config.Config, u *config.Uplink, log *slog.Logger) (uplin
 	return c, nil
 }
 
-func (a *Agent) makeSources() error {
-	for i := range a.cfg.Sources {
-		c := &a.cfg.Sources[i]
-		s := source{name: c.Name, kind: "mqtt"}
-		var err error
-		if c.MQTT != nil {
-			s.driver, err = a.mqttSource(c.Name, c.MQTT)
-			for _, sub := range c.MQTT.Subscribe {
-				s.classes = append(s.classes, sub.Class)
-			}
-		} else {
-			s.kind = "modbus"
-			s.driver, err = a.modbusSource(c.Name, c.Modbus)
-			for j := range c.Modbus.Devices {
-				for _, t := range c.Modbus.Resolve(&c.Modbus.Devices[j]) {
-					s.classes = append(s.classes, t.Class)
-				}
-				s.classes = append(s.classes, c.Modbus.Devices[j].Class)
-			}
+// makeSource makes a source, which connects to nothing before it is run.
+func (a *Agent) makeSource(cfg *config.Config, c *config.Source) (s source, err error) {
+	s = source{name: c.Name, kind: "mqtt", key: sourceKey(cfg, c.Name)}
+	if c.MQTT != nil {
+		s.driver, err = a.mqttSource(cfg, c.Name, c.MQTT)
+		for _, sub := range c.MQTT.Subscribe {
+			s.classes = append(s.classes, sub.Class)
 		}
-		if err != nil {
-			return fmt.Errorf("sources.%s: %w", c.Name, err)
+	} else {
+		s.kind = "modbus"
+		s.driver, err = a.modbusSource(cfg, c.Name, c.Modbus)
+		for j := range c.Modbus.Devices {
+			for _, t := range c.Modbus.Resolve(&c.Modbus.Devices[j]) {
+				s.classes = append(s.classes, t.Class)
+			}
+			s.classes = append(s.classes, c.Modbus.Devices[j].Class)
 		}
-		slices.Sort(s.classes)
-		s.classes = slices.Compact(s.classes)
-		a.sources = append(a.sources, s)
 	}
-	return nil
+	if err != nil {
+		return s, fmt.Errorf("sources.%s: %w", c.Name, err)
+	}
+	slices.Sort(s.classes)
+	s.classes = slices.Compact(s.classes)
+	return s, nil
 }
 
 // sink is the way into the buffer for sources.
-func (a *Agent) sink() drivers.Sink { return tappedSink{a.buffer, &a.taps} }
+func (a *Agent) sink() drivers.Sink { return tappedSink{a.gate, &a.taps} }
 
-func (a *Agent) mqttSource(name string, c *config.MQTT) (*mqtt.Source, error) {
-	m, err := mqttConfig(a.cfg, name, c, a.log)
+func (a *Agent) mqttSource(cfg *config.Config, name string, c *config.MQTT) (*mqtt.Source, error) {
+	m, err := mqttConfig(cfg, name, c, a.log)
 	if err != nil {
 		return nil, err
 	}
@@ -186,12 +186,12 @@ func mqttConfig(cfg *config.Config, name string, c *config.MQTT, log *slog.Logge
 	return m, nil
 }
 
-func (a *Agent) modbusSource(name string, c *config.Modbus) (*modbus.Source, error) {
+func (a *Agent) modbusSource(cfg *config.Config, name string, c *config.Modbus) (*modbus.Source, error) {
 	m, err := modbusConfig(name, c, a.log)
 	if err != nil {
 		return nil, err
 	}
-	m.Sink, m.ObservePoll, m.StateDir = a.sink(), a.meters.poll(name), filepath.Join(a.cfg.Agent.DataDir, "modbus")
+	m.Sink, m.ObservePoll, m.StateDir = a.sink(), a.meters.poll(name), filepath.Join(cfg.Agent.DataDir, "modbus")
 	return modbus.New(m)
 }
 

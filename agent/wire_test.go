@@ -37,9 +37,7 @@ func TestTheBufferGetsWhatTheConfigSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{cfg: cfg, log: slog.New(slog.DiscardHandler), meters: newMeters()}
-	got := a.bufferConfig()
-	got.Log, got.ObserveCommit = nil, nil
+	got := bufferConfig(cfg)
 	want := buffer.Config{
 		Dir: "/nowhere",
 		Classes: []buffer.Class{

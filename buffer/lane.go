@@ -50,6 +50,8 @@ type lane struct {
 
 	mu        sync.Mutex
 	closed    bool
+	retiring  bool   // what is left when it is shut is for another buffer
+	left      []item // that
 	pending   []item
 	pendBytes int64         // of pending and of what is being committed
 	space     chan struct{} // closed and replaced when the queue shrinks
@@ -153,17 +155,18 @@ func (l *lane) shut() {
 	l.mu.Lock()
 	left := l.pending
 	l.pending, l.closed = nil, true
+	if l.retiring {
+		var events []item
+		events, left = l.bequeath(left)
+		l.left = append(l.left, events...)
+	}
 	close(l.space)
 	l.space = make(chan struct{})
 	for _, c := range l.waiting {
 		signal(c)
 	}
 	l.mu.Unlock()
-	for _, it := range left {
-		if it.done != nil {
-			it.done(ErrClosed)
-		}
-	}
+	fail(left)
 }
 
 // close closes the files. The writer must have ended.

@@ -37,14 +37,26 @@ func newNotifier(env func(string) (string, bool)) *notifier {
 	return n
 }
 
-// every is how often to say that all is well: three times in a watchdog period,
-// 10 s at most.
-func (n *notifier) every() time.Duration {
+// Every implements agent.Notifier: how often to say that all is well is three
+// times in a watchdog period, 10 s at most.
+func (n *notifier) Every() time.Duration {
 	if n.watchdog > 0 {
 		return max(100*time.Millisecond, min(n.watchdog/3, 10*time.Second))
 	}
 	return 10 * time.Second
 }
+
+// Ready implements agent.Notifier.
+func (n *notifier) Ready() { n.say("READY=1\nSTATUS=running") }
+
+// Reloading implements agent.Notifier.
+func (n *notifier) Reloading() { n.say("RELOADING=1\nSTATUS=reloading") }
+
+// Stopping implements agent.Notifier.
+func (n *notifier) Stopping() { n.say("STOPPING=1") }
+
+// Alive implements agent.Notifier.
+func (n *notifier) Alive(st web.Status) { n.say("WATCHDOG=1\nSTATUS=" + summary(st)) }
 
 func (n *notifier) say(text string) {
 	if n.conn != nil {

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"reflect"
@@ -21,10 +23,33 @@ func (c *Config) YAML() []byte {
 	return []byte(p.out.String())
 }
 
+// Digest tells whether two configs say the same: all of it, or only the source
+// ("sources.NAME") or uplink ("uplinks.NAME") at path; empty when that is not
+// there. Passwords count as they are written, values from a ${file:…} by the
+// file's name: they are read again when they are needed.
+func (c *Config) Digest(path string) string {
+	p := printer{fromFile: c.fromFile, secrets: true}
+	kind, name, _ := strings.Cut(path, ".")
+	switch {
+	case path == "":
+		p.structure(reflect.ValueOf(*c), "", 0)
+		p.out.WriteString(strings.Join(c.Removed, " "))
+	case kind == "sources" && c.Source(name) != nil:
+		p.value(reflect.ValueOf(*c.Source(name)), false, path, 0)
+	case kind == "uplinks" && c.Uplink(name) != nil:
+		p.value(reflect.ValueOf(*c.Uplink(name)), false, path, 0)
+	default:
+		return ""
+	}
+	sum := sha256.Sum256([]byte(p.out.String()))
+	return hex.EncodeToString(sum[:])
+}
+
 // printer writes block style, two spaces a level.
 type printer struct {
 	out      strings.Builder
 	fromFile map[string]string
+	secrets  bool // written as they stand in the file, not masked
 }
 
 // structure writes the fields of a struct. What was left out and has no default
@@ -106,7 +131,7 @@ func (p *printer) list(v reflect.Value, path string, depth int) {
 	p.out.WriteString("\n")
 	for i := range v.Len() {
 		// The first key of a mapping stands behind the dash.
-		item := printer{fromFile: p.fromFile}
+		item := printer{fromFile: p.fromFile, secrets: p.secrets}
 		item.value(v.Index(i), false, index(path, i), depth)
 		p.out.WriteString(strings.Repeat("  ", depth) + "- " + strings.TrimLeft(item.out.String(), " \n"))
 	}
@@ -114,7 +139,9 @@ func (p *printer) list(v reflect.Value, path string, depth int) {
 
 // word writes a scalar so that it reads back as itself.
 func (p *printer) word(v reflect.Value, path string) string {
-	if s, ok := v.Interface().(Secret); ok {
+	if s, ok := v.Interface().(Secret); ok && p.secrets {
+		return quoted(s.source)
+	} else if ok {
 		return quoted(s.String())
 	}
 	source, fromFile := p.fromFile[path]
