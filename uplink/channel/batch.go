@@ -45,7 +45,7 @@ func cutBatch(b []byte) (x batch, rest []byte, ok bool, err error) {
 		return x, nil, false, nil
 	}
 	length := int64(int32(binary.BigEndian.Uint32(b[8:])))
-	if length < 0 || length > int64(len(b))-12 {
+	if length < 5 || length > int64(len(b))-12 { // up to magic
 		return x, nil, false, nil
 	}
 	x.first = int64(binary.BigEndian.Uint64(b))

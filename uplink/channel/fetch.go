@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ const (
 	maxResponse = 2 << 20   // what is larger is not read but skipped
 	maxBatch    = 4 << 20   // decompressed; what is larger is skipped
 	maxKey      = 1 << 10
+	collectAt   = 1 << 20 // of responses, until garbage is collected
 
 	aloneWait = 50 * time.Millisecond  // while something too large is looked for, and between attempts
 	catchWait = 500 * time.Millisecond // for more, before the end was reached
@@ -242,6 +244,7 @@ func (r *reader) partition(ctx context.Context, p *partition, rp *kmsg.FetchResp
 	}
 	before := p.next
 	r.batches(ctx, p, rp.RecordBatches)
+	r.collect(len(rp.RecordBatches))
 	moved = p.next > before
 	switch {
 	case moved:
@@ -257,6 +260,16 @@ func (r *reader) partition(ctx context.Context, p *partition, rp *kmsg.FetchResp
 	// comes though the end is further on.
 	p.ended = p.ended || p.next >= rp.HighWatermark || len(rp.RecordBatches) == 0
 	return moved, nil
+}
+
+// collect has garbage collected now and then while a topic is read: the client
+// makes a new buffer for each response, and the collector by itself lets as much
+// lie around as the agent has in use.
+func (r *reader) collect(n int) {
+	if r.read += n; r.read > collectAt {
+		r.read = 0
+		runtime.GC()
+	}
 }
 
 // batches handles the records of whole batches and moves p behind them.

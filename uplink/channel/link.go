@@ -15,8 +15,7 @@ import (
 const (
 	retryMin        = 500 * time.Millisecond // for a broker that answers with an error
 	retryMax        = 45 * time.Second
-	firstAway       = 20 * time.Second // after a link broke: up to this, evenly spread
-	awayMax         = 45 * time.Second // the longest wait for a cluster that is away
+	awayTime        = 40 * time.Second // between attempts to reach a cluster that is away
 	requestOverhead = 30 * time.Second // for an answer, beyond what a broker may take
 	publishTimeout  = 30 * time.Second // of one attempt
 	idleTimeout     = 5 * time.Minute  // of a connection; statuses come each minute
@@ -34,13 +33,15 @@ func backoff(n int, low, high time.Duration) time.Duration {
 }
 
 // away returns how long to wait after failure n to reach a broker. All agents see
-// a broker end in the same moment, so that the first wait is what spreads them:
-// of N that lose it N/20 a second come back to those that are left.
+// a broker end in the same moment, so that the first wait spreads them over
+// awayTime; from then on each tries again after about that, so that they stay
+// spread however long it takes: of N agents N/40 come back in a second, and the
+// last after 44 s.
 func away(n int) time.Duration {
 	if n <= 1 {
-		return rand.N(firstAway)
+		return rand.N(awayTime)
 	}
-	return backoff(n, firstAway/2, awayMax)
+	return awayTime*9/10 + rand.N(awayTime/5)
 }
 
 // sleep waits for d or until ctx ends.

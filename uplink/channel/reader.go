@@ -26,6 +26,7 @@ type reader struct {
 
 	refreshAt time.Time // when metadata are asked for again
 	lost      int       // attempts in a row to reach any broker
+	read      int       // bytes of responses since garbage was collected
 
 	state TopicState // of the config topic
 	said  TopicState // what CaughtUp got last

@@ -1,0 +1,6 @@
+//go:build race
+
+package channel
+
+// raceDetector: it needs several times the memory.
+const raceDetector = true
