@@ -143,8 +143,8 @@ func (c *changing) prepare() error {
 		}
 		c.fresh = append(c.fresh, fresh)
 	}
-	for i := range c.cfg.Uplinks {
-		if _, err := c.makeUplink(c.cfg, &c.cfg.Uplinks[i], nil); err != nil {
+	for _, u := range ownPlace(c.cfg) {
+		if _, err := c.makeUplink(c.cfg, u, nil); err != nil {
 			return err
 		}
 	}
@@ -188,7 +188,7 @@ func (c *changing) stopUplinks() error {
 	c.ended(c.members.end(members...))
 	for _, u := range gone {
 		u.reader.Close()
-		c.past.uplinks[u.name] = u.stats()
+		c.past.keepUplink(&u)
 	}
 	c.next.uplinks = stay
 	c.show(c.next)
@@ -262,8 +262,7 @@ func (c *changing) openControl() (err error) {
 // startUplinks starts the uplinks that do not run.
 func (c *changing) startUplinks() error {
 	list := make([]destination, 0, len(c.cfg.Uplinks))
-	for i := range c.cfg.Uplinks {
-		u := &c.cfg.Uplinks[i]
+	for _, u := range ownPlace(c.cfg) {
 		if d := c.next.uplink(u.Name); d != nil {
 			list = append(list, *d)
 			continue
@@ -272,7 +271,7 @@ func (c *changing) startUplinks() error {
 		if err != nil {
 			return err
 		}
-		d.member = c.members.add(stageUplink, "uplink "+u.Name, d.kafka.Run)
+		d.member = c.members.add(stageUplink, "uplink "+u.Name, d.run)
 		list = append(list, d)
 		c.next.uplinks = append(c.next.uplinks, d)
 		c.show(c.next)
@@ -331,6 +330,7 @@ func (a *Agent) bury(e ended) {
 	for i, u := range next.uplinks {
 		if u.member == e.member {
 			u.reader.Close()
+			a.past.keepUplink(&u)
 			next.uplinks = slices.Delete(slices.Clone(next.uplinks), i, i+1)
 			break
 		}

@@ -179,11 +179,11 @@ func TestOnlyWhatChangesStartsAnew(t *testing.T) {
 	}
 	before := c.agent.parts()
 	expect("the level of the log", 0, 0, settings{level: "debug"})
-	if p := c.agent.parts(); p.buffer != before.buffer || p.uplinks[0].kafka != before.uplinks[0].kafka || !c.agent.log.Enabled(t.Context(), slog.LevelDebug) {
+	if p := c.agent.parts(); p.buffer != before.buffer || p.uplinks[0].legs[0].kafka != before.uplinks[0].legs[0].kafka || !c.agent.log.Enabled(t.Context(), slog.LevelDebug) {
 		t.Error("a level restarted something, or was not set")
 	}
 	expect("a filter", 1, 0, settings{filter: `{ filter: "factory/#" }, { filter: "more/#" }`})
-	if p := c.agent.parts(); p.buffer != before.buffer || p.uplinks[0].kafka != before.uplinks[0].kafka {
+	if p := c.agent.parts(); p.buffer != before.buffer || p.uplinks[0].legs[0].kafka != before.uplinks[0].legs[0].kafka {
 		t.Error("a filter restarted the buffer or the uplink")
 	}
 	expect("an interval", 0, 1, settings{filter: `{ filter: "factory/#" }, { filter: "more/#" }`, every: "100ms"})

@@ -40,6 +40,7 @@ var help = map[string]string{
 	"sluice_uplink_up":                  "1 while the link works and acknowledgements come.",
 	"sluice_uplink_lag_events":          "Stored events that the uplink does not have.",
 	"sluice_uplink_sent_bytes_total":    "Bytes written to the sockets, with TLS.",
+	"sluice_uplink_failed_over":         "1 while another uplink gets the events of this one.",
 	"sluice_source_up":                  "1 while the source is connected and subscribed, or polling.",
 	"sluice_modbus_polls_total":         "Polls by result.",
 	"sluice_modbus_poll_seconds":        "Duration of polls.",
@@ -98,6 +99,9 @@ func (a *Agent) Metrics(w io.Writer) {
 	for name, u := range st.Uplinks {
 		s.flag(labelled("sluice_uplink_up", "uplink", name), u.Up)
 		s.count(labelled("sluice_uplink_sent_bytes_total", "uplink", name), u.SentBytes)
+		if u.Failover != nil {
+			s.flag(labelled("sluice_uplink_failed_over", "uplink", name), u.Failover.To != name)
+		}
 		for class, lag := range u.Lag {
 			s.gauge(labelled("sluice_uplink_lag_events", "uplink", name, "class", class), float64(lag))
 			s.count(labelled("sluice_events_delivered_total", "uplink", name, "class", class), u.Delivered[class])

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"slices"
 
 	"sluice/agent/config"
@@ -34,17 +35,62 @@ type source struct {
 	member     *member
 }
 
-// destination is an uplink that runs.
+// destination is an uplink with a place in the log that runs.
 type destination struct {
 	name   string
 	key    string
-	kafka  *uplink.Kafka
+	legs   []leg         // clusters that its events may go to, the first is its own
+	chain  *uplink.Chain // nil: there is only one
+	run    func(context.Context) error
 	reader *buffer.Reader
-	before uplink.Stats
 	member *member
 }
 
-// uplink is one by its name, nil if it does not run.
+// leg is a client of an uplink's cluster, for its own events or in place of
+// another uplink.
+type leg struct {
+	uplink string
+	kafka  *uplink.Kafka
+	before uplink.Stats // what clients before it have counted
+}
+
+// stats are the client's, with those of the clients before it.
+func (l *leg) stats() uplink.Stats { return addUplink(l.kafka.Stats(), l.before) }
+
+// active is the leg that gets the events now.
+func (d *destination) active() int {
+	if d.chain == nil {
+		return 0
+	}
+	at, _, _ := d.chain.Active()
+	return at
+}
+
+// names are those of all uplinks, in the order in which they appear.
+func (p *parts) names() (list []string) {
+	for i := range p.uplinks {
+		for _, l := range p.uplinks[i].legs {
+			if !slices.Contains(list, l.uplink) {
+				list = append(list, l.uplink)
+			}
+		}
+	}
+	return list
+}
+
+// legsOf are the clients of an uplink's cluster.
+func (p *parts) legsOf(name string) (list []*leg) {
+	for i := range p.uplinks {
+		for j := range p.uplinks[i].legs {
+			if l := &p.uplinks[i].legs[j]; l.uplink == name {
+				list = append(list, l)
+			}
+		}
+	}
+	return list
+}
+
+// uplink is one with a place in the log, nil if it does not run or has none.
 func (p *parts) uplink(name string) *destination {
 	if i := slices.IndexFunc(p.uplinks, func(d destination) bool { return d.name == name }); i >= 0 {
 		return &p.uplinks[i]
@@ -64,7 +110,7 @@ func (p *parts) source(name string) *source {
 func (p *parts) waiting() bool {
 	st := p.buffer.Stats()
 	for _, u := range p.uplinks {
-		if !u.kafka.Stats().Up {
+		if !u.legs[u.active()].kafka.Stats().Up {
 			continue
 		}
 		for _, c := range st.Classes {
@@ -81,6 +127,3 @@ func (p *parts) logStats() buffer.Stats { return addLog(p.buffer.Stats(), p.befo
 
 // stats are the driver's, with those of the drivers before it.
 func (s *source) stats() drivers.Stats { return addSource(s.driver.Stats(), s.before) }
-
-// stats are the uplink's, with those of the uplinks before it.
-func (d *destination) stats() uplink.Stats { return addUplink(d.kafka.Stats(), d.before) }

@@ -73,6 +73,21 @@ func addSource(now, before drivers.Stats) drivers.Stats {
 	return now
 }
 
+// takeUplink gives what is remembered of an uplink to one that counts on from it.
+func (p *past) takeUplink(name string) uplink.Stats {
+	st := p.uplinks[name]
+	delete(p.uplinks, name)
+	return st
+}
+
+// keepUplink remembers what the clients of an uplink have counted that is stopped.
+func (p *past) keepUplink(d *destination) {
+	for i := range d.legs {
+		l := &d.legs[i]
+		p.uplinks[l.uplink] = addUplink(l.stats(), p.uplinks[l.uplink])
+	}
+}
+
 func addUplink(now, before uplink.Stats) uplink.Stats {
 	now.Delivered = addCounts(now.Delivered, before.Delivered)
 	now.SentBytes += before.SentBytes

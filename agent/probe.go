@@ -98,7 +98,7 @@ func probeUplink(ctx context.Context, cfg *config.Config, u *config.Uplink) Prob
 // device and class.
 func samples(cfg *config.Config, u *config.Uplink) (out []drivers.Event) {
 	add := func(e drivers.Event) {
-		if len(u.Kafka.Classes) == 0 || slices.Contains(u.Kafka.Classes, e.Class) {
+		if cfg.Gets(u, e.Class) {
 			out = append(out, e)
 		}
 	}

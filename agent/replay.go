@@ -42,19 +42,15 @@ func (a *Agent) Replay(ctx context.Context, r control.ReplayRequest, progress fu
 // replayEnds finds what is read and where it goes.
 func (a *Agent) replayEnds(r control.ReplayRequest) (*uplink.Kafka, *buffer.RangeReader, error) {
 	p := a.parts()
-	to := p.uplink(r.Uplink)
-	if to == nil {
-		var names []string
-		for _, d := range p.uplinks {
-			names = append(names, d.name)
-		}
-		return nil, nil, fmt.Errorf("there is no uplink %q (%s)", r.Uplink, strings.Join(names, ", "))
+	to := p.legsOf(r.Uplink)
+	if len(to) == 0 {
+		return nil, nil, fmt.Errorf("there is no uplink %q (%s)", r.Uplink, strings.Join(p.names(), ", "))
 	}
 	if p.cfg.Class(r.Class) == nil {
 		return nil, nil, fmt.Errorf("there is no class %q (%s)", r.Class, strings.Join(slices.Sorted(maps.Keys(p.buffer.Stats().Classes)), ", "))
 	}
 	stored, err := p.buffer.Range(r.Class, r.From, r.To)
-	return to.kafka, stored, err
+	return to[0].kafka, stored, err
 }
 
 func missing(r *buffer.RangeReader) (n uint64) {

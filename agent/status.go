@@ -10,6 +10,7 @@ import (
 	"sluice/agent/web"
 	"sluice/buffer"
 	"sluice/drivers"
+	"sluice/uplink"
 )
 
 // stallLimit is how long records may be without an answer on a link that works
@@ -45,8 +46,8 @@ func (a *Agent) Status() web.Status {
 			st.Unready = append(st.Unready, fmt.Sprintf("source %s: %s", s.name, withError(d.State, d.LastError)))
 		}
 	}
-	for _, u := range p.uplinks {
-		addUplinkStatus(&st, u, log)
+	for _, name := range p.names() {
+		p.addUplinkStatus(&st, name, log)
 	}
 	st.Healthy, st.Ready = len(st.Unhealthy) == 0, len(st.Unready) == 0
 	st.Reasons = slices.Sorted(slices.Values(slices.Concat(st.Reasons, st.Unhealthy, st.Unready)))
@@ -56,25 +57,79 @@ func (a *Agent) Status() web.Status {
 	return st
 }
 
-func addUplinkStatus(st *web.Status, u destination, log buffer.Stats) {
-	k := u.stats()
+func (p *parts) addUplinkStatus(st *web.Status, name string, log buffer.Stats) {
+	k := together(p.legsOf(name))
 	out := web.Uplink{Up: k.Up, State: k.State, LastError: k.LastError, Delivered: map[string]uint64{}, Lag: map[string]uint64{},
 		InFlight: k.InFlight, SentBytes: k.SentBytes}
 	for class, c := range log.Classes {
-		if at, reads := c.Uplinks[u.name]; reads {
+		if at, reads := c.Uplinks[name]; reads {
 			out.Lag[class], out.Delivered[class] = at.Lag, k.Delivered[class]
+		} else if u := p.cfg.Uplink(name); u != nil && p.uplink(name) == nil && p.cfg.Gets(u, class) {
+			out.Lag[class], out.Delivered[class] = 0, k.Delivered[class]
 		}
 	}
-	st.Uplinks[u.name] = out
+	then, elsewhere := p.sayFailover(&out, name)
+	st.Uplinks[name] = out
 	switch {
 	case k.Fenced: // nothing that a restart mends
-		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %s", u.name, k.State))
+		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %s", name, k.State))
 	case k.Stuck > stallLimit:
 		st.Stalled = true
-		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %d records have no answer for %s on a link that works", u.name, k.InFlight, k.Stuck.Round(time.Second)))
-	case !k.Up:
-		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %s; events are buffered", u.name, withError(k.State, k.LastError)))
+		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %d records have no answer for %s on a link that works", name, k.InFlight, k.Stuck.Round(time.Second)))
+	case !k.Up || elsewhere:
+		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %s; %s", name, withError(k.State, k.LastError), then))
 	}
+}
+
+// sayFailover adds where events go. It returns what it means in words that the
+// uplink is away, and whether its events go elsewhere.
+func (p *parts) sayFailover(out *web.Uplink, name string) (then string, elsewhere bool) {
+	then = "events are buffered"
+	for i := range p.uplinks {
+		u := &p.uplinks[i]
+		for j, l := range u.legs {
+			if l.uplink != name || u.name == name {
+				continue
+			}
+			out.StandsIn = append(out.StandsIn, u.name)
+			if u.active() == j {
+				out.Carries = append(out.Carries, u.name)
+			}
+		}
+	}
+	u := p.uplink(name)
+	switch {
+	case len(out.Carries) > 0:
+		out.State += ", in place of " + strings.Join(out.Carries, ", ")
+	case u == nil:
+		out.State += " for " + strings.Join(out.StandsIn, ", ")
+		then = "it could not take over from " + strings.Join(out.StandsIn, ", ")
+	case u.chain != nil:
+		at, since, moves := u.chain.Active()
+		out.Failover = &web.Failover{To: u.legs[at].uplink, Since: since, Moves: moves}
+		if at > 0 {
+			then = fmt.Sprintf("events go to %s since %s", out.Failover.To, since.UTC().Format(time.RFC3339))
+			out.State += "; " + then
+			return then, true
+		}
+	}
+	return then, false
+}
+
+// together adds up what the clients of one cluster know. It is up if all are.
+func together(legs []*leg) uplink.Stats {
+	all := legs[0].stats()
+	for _, l := range legs[1:] {
+		s := l.stats()
+		if all.Up && !s.Up {
+			all.State, all.LastError = s.State, s.LastError
+		}
+		all.Up = all.Up && s.Up
+		all.Stuck = max(all.Stuck, s.Stuck)
+		all.InFlight += s.InFlight
+		all = addUplink(all, s)
+	}
+	return all
 }
 
 func classStatus(c buffer.ClassStats) web.Class {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"strings"
 
 	"sluice/agent/config"
 	"sluice/buffer"
@@ -20,6 +21,9 @@ func Stranded(cfg *config.Config) (lines []string) {
 
 func strandedLine(cfg *config.Config, s buffer.StrandedUplink) string {
 	switch {
+	case s.Removed && cfg.Uplink(s.Uplink) != nil:
+		return fmt.Sprintf("uplink %q only stands in for %s now: %d events of class %s that it has not got will be given up",
+			s.Uplink, strings.Join(cfg.StandsInFor(s.Uplink), ", "), s.Events, s.Class)
 	case s.Removed:
 		return fmt.Sprintf("uplink %q is removed: %d events of class %s that it has not got will be given up", s.Uplink, s.Events, s.Class)
 	case cfg.Uplink(s.Uplink) != nil:
@@ -30,7 +34,7 @@ func strandedLine(cfg *config.Config, s buffer.StrandedUplink) string {
 }
 
 func stranded(cfg *config.Config) []buffer.StrandedUplink {
-	list, err := buffer.Stranded(cfg.Agent.DataDir, routes(cfg), cfg.Removed)
+	list, err := buffer.Stranded(cfg.Agent.DataDir, routes(cfg), givenUp(cfg))
 	if err != nil {
 		return nil // a check may run far from the gateway
 	}
@@ -43,6 +47,8 @@ func (a *Agent) warnStranded(cfg *config.Config) {
 	for _, s := range stranded(cfg) {
 		log := a.log.With("uplink", s.Uplink, "class", s.Class, "events", s.Events)
 		switch {
+		case s.Removed && cfg.Uplink(s.Uplink) != nil:
+			log.Warn("an uplink only stands in for another one now: events that it has not got are given up", "for", strings.Join(cfg.StandsInFor(s.Uplink), ", "))
 		case s.Removed:
 			log.Warn("an uplink is removed: events that it has not got are given up")
 		case cfg.Uplink(s.Uplink) != nil:

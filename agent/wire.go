@@ -28,7 +28,7 @@ const (
 // depends on agent.data_dir and on names alone.
 func bufferConfig(cfg *config.Config) buffer.Config {
 	c := buffer.Config{
-		Dir: cfg.Agent.DataDir, Uplinks: routes(cfg), Removed: cfg.Removed,
+		Dir: cfg.Agent.DataDir, Uplinks: routes(cfg), Removed: givenUp(cfg),
 		CommitDelay: cfg.Buffer.CommitDelay, SpillAfter: cfg.Buffer.SpillAfter, Segment: int64(cfg.Buffer.Segment), MinFree: float64(cfg.Buffer.MinFree),
 		Memory: int64(cfg.Agent.MemoryLimit) / bufferShare,
 	}
@@ -37,60 +37,6 @@ func bufferConfig(cfg *config.Config) buffer.Config {
 			KeepAge: cl.Keep.Age, Retain: cl.Retain, Thin: cl.WhenFull.Thin, WhenFull: buffer.WhenFull(cl.WhenFull.Word)})
 	}
 	return c
-}
-
-// warnUnrouted names the classes that no uplink sends: their events are taken
-// and go nowhere.
-func (a *Agent) warnUnrouted(cfg *config.Config) {
-	for _, class := range cfg.Classes {
-		sent := slices.ContainsFunc(cfg.Uplinks, func(u config.Uplink) bool {
-			return len(u.Kafka.Classes) == 0 || slices.Contains(u.Kafka.Classes, class.Name)
-		})
-		if !sent {
-			a.log.Warn("no uplink sends this class: its events are taken and go nowhere; add it to uplinks.NAME.kafka.classes", "class", class.Name)
-		}
-	}
-}
-
-// routes are the classes that each uplink reads; nil: all.
-func routes(cfg *config.Config) map[string][]string {
-	r := map[string][]string{}
-	for _, u := range cfg.Uplinks {
-		r[u.Name] = nil
-		if len(u.Kafka.Classes) > 0 {
-			r[u.Name] = u.Kafka.Classes
-		}
-	}
-	return r
-}
-
-// makeUplink makes an uplink that reads from b; without b it is only tried, and
-// there is none.
-func (a *Agent) makeUplink(cfg *config.Config, u *config.Uplink, b *buffer.Buffer) (d destination, err error) {
-	d = destination{name: u.Name, key: uplinkKey(cfg, u.Name), before: a.past.uplinks[u.Name]}
-	c, err := uplinkConfig(cfg, u, a.log)
-	if err != nil {
-		return d, fmt.Errorf("uplinks.%s.%w", u.Name, err)
-	}
-	c.Reader = tappedLog{nil, u.Name, &a.taps}
-	if b != nil {
-		if d.reader, err = b.Reader(u.Name); err != nil {
-			return d, fmt.Errorf("uplinks.%s: %w", u.Name, err)
-		}
-		c.Reader = tappedLog{d.reader, u.Name, &a.taps}
-	}
-	if d.kafka, err = uplink.New(c); err != nil {
-		if d.reader != nil {
-			d.reader.Close()
-		}
-		return d, fmt.Errorf("uplinks.%s: %w", u.Name, err)
-	}
-	return d, nil
-}
-
-// uplinkKey changes when the uplink has to be made anew.
-func uplinkKey(cfg *config.Config, name string) string {
-	return fmt.Sprint(cfg.Digest("uplinks."+name), cfg.Agent.ID, cfg.Agent.MemoryLimit, cfg.Agent.Labels)
 }
 
 // sourceKey changes when the source has to be made anew.

@@ -27,6 +27,7 @@ type place struct {
 	next   uint64 // the first number that it has not returned yet
 	doubt  uint64 // where the first damaged block of a segment was met; it is read twice before that is believed
 	rest   *run   // what is left of a thinned block, accounted for; nil: nothing
+	waits  bool   // Next passes this class over
 
 	notBefore time.Time // the log could not be read: when to try again
 	wait      time.Duration
@@ -74,6 +75,9 @@ func (r *Reader) Close() {
 func (r *Reader) Next(ctx context.Context) (Batch, error) {
 	for {
 		for i := range r.lanes {
+			if r.lanes[i].waits {
+				continue
+			}
 			b, err := r.lanes[i].read(ctx, r.wake)
 			if err != nil {
 				return Batch{}, err

@@ -121,13 +121,13 @@ func TestRewindGivesAgainWhatIsNotAcknowledged(t *testing.T) {
 	rd := r.reader("central")
 	collect(t, rd, 2510)
 	rd.Ack("process", 1200)
-	rd.Rewind()
+	rd.Rewind(nil)
 	if b := next(t, rd); b.Class != "alarm" || b.First != 1 {
 		t.Errorf("class %s from %d on, want alarm from 1", b.Class, b.First)
 	}
 	rd.Ack("alarm", 10)
 	rd.Ack("process", 2000) // a place that the reader has not come to again
-	rd.Rewind()
+	rd.Rewind(nil)
 	wantEvents(t, collect(t, rd, 500), 2001, 2000)
 	if rd.Incarnation() != r.Incarnation() {
 		t.Error("another incarnation")

@@ -1,10 +1,15 @@
 package buffer
 
+import "slices"
+
 // Rewind makes Next begin again right behind what is acknowledged, for an uplink
-// that sends again what it was given and could not deliver. Next must not run.
-func (r *Reader) Rewind() {
+// that sends again what it was given and could not deliver. From now on Next
+// returns these classes only; nil: all that the uplink reads. Next must not run.
+func (r *Reader) Rewind(classes []string) {
 	for i := range r.lanes {
-		r.lanes[i].rewind()
+		p := &r.lanes[i]
+		p.rewind()
+		p.waits = classes != nil && !slices.Contains(classes, p.lane.class.Name)
 	}
 }
 

@@ -43,7 +43,7 @@ func (l *benchLog) Ack(_ string, seq uint64) {
 
 func (l *benchLog) Reject(context.Context, string, uint64, string) error { return nil }
 
-func (l *benchLog) Rewind() {}
+func (l *benchLog) Rewind([]string) {}
 
 func (l *benchLog) Incarnation() string { return incarnation }
 

@@ -63,9 +63,10 @@ type Log interface {
 	// until that is durable; only then is the event acknowledged.
 	Reject(ctx context.Context, class string, seq uint64, reason string) error
 
-	// Rewind makes Next begin again right behind what was acknowledged. It is
-	// called by the goroutine that calls Next, and only with ExactlyOnce.
-	Rewind()
+	// Rewind makes Next begin again right behind what was acknowledged, and return
+	// these classes only from now on; nil: all of the uplink's. No Next may be
+	// under way.
+	Rewind(classes []string)
 
 	// Incarnation is that of the log; what was written before it was drawn has
 	// another one.

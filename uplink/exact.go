@@ -300,7 +300,7 @@ func (x *exact) adopt(found positions) {
 			reader.Ack(class, at.seq)
 		}
 	}
-	reader.Rewind()
+	reader.Rewind(nil)
 }
 
 func (x *exact) setCurrent(s *session) {

@@ -113,7 +113,7 @@ func TestPositionBeatsTheCursor(t *testing.T) {
 		log.put(messages("process", 0, 600, 7)...)
 		log.put(messages("process", 600, 900, 7)...)
 		log.acked["process"] = behind
-		log.Rewind()
+		log.Rewind(nil)
 		if k = start(t, exactConfig(c, log)); behind == 1000 {
 			log.waitCursor(t, "process", 1500)
 			break
@@ -174,7 +174,7 @@ func TestExactlyOnceUnderFaults(t *testing.T) {
 			rare := map[kmsg.Key]int{kmsg.Produce: 6, kmsg.EndTxn: 3}[tt.key]
 			fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{tt.key}, Err: tt.code, Count: 3,
 				When: func(kmsg.Request) bool { return rare == 0 || rnd.IntN(rare) == 0 }})
-			log.Rewind()
+			log.Rewind(nil)
 			k := start(t, exactConfig(c, log))
 			for i := 0; i < 10 || fault.Hits() == 0 && i < 200; i++ { // a transaction each, so that there are some to fail
 				log.put(messages("process", 100+i*200, 200, 7)...)
@@ -352,7 +352,7 @@ func TestDeletedPositions(t *testing.T) {
 	log.waitCursor(t, "process", 40)
 	k.stop(t)
 	log.acked["process"] = 5 // the cursor is behind
-	log.Rewind()
+	log.Rewind(nil)
 	start(t, exactConfig(c, log))
 	log.waitCursor(t, "process", 40)
 	checkComplete(t, committed(t, c.ListenAddrs(), "sluice.process"), 40)

@@ -107,7 +107,7 @@ func (l *memLog) Reject(_ context.Context, class string, seq uint64, _ string) e
 	return nil
 }
 
-func (l *memLog) Rewind() {
+func (l *memLog) Rewind([]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.next, l.from = 0, maps.Clone(l.acked)

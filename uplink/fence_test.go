@@ -136,7 +136,7 @@ func TestPositionAmongMany(t *testing.T) {
 		t.Fatal(err)
 	}
 	log.acked["process"] = 3
-	log.Rewind()
+	log.Rewind(nil)
 	log.put(messages("process", 100, 50, 5)...)
 	start(t, exactConfig(c, log))
 	log.waitCursor(t, "process", 150)

@@ -27,6 +27,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -37,8 +38,6 @@ const (
 	drainTimeout     = 5 * time.Second        // a stop waits so long for acknowledgements
 	drainTimeoutDown = 500 * time.Millisecond // and so long where the link is down
 	abandonTimeout   = 2 * time.Second        // and then so long for the client to let go
-	probeEvery       = 10 * time.Second       // without other traffic
-	probeEveryDown   = 3 * time.Second
 	watchEvery       = time.Second
 )
 
@@ -47,7 +46,6 @@ type Kafka struct {
 	cfg     Config
 	encoder *encoder
 	options []kgo.Opt
-	window  *window
 	health  *health
 	pace    *pace
 	exact   *exact         // nil: at least once
@@ -55,9 +53,14 @@ type Kafka struct {
 	quiet   limiter
 
 	renewAfter time.Duration
-	mu         sync.Mutex
-	client     *kgo.Client // from the start of Run; nil with exact
-	renewedAt  time.Time
+	duty       atomic.Int32
+	stir       chan struct{} // capacity 1: the duty changed
+
+	mu        sync.Mutex
+	window    *window     // replaced by the goroutine of send alone
+	client    *kgo.Client // while something is sent; nil with exact
+	renewedAt time.Time
+	served    bool // the window was used
 }
 
 // New returns an uplink. It checks all of cfg, says every problem at once, and
@@ -77,7 +80,7 @@ func New(cfg Config) (*Kafka, error) {
 		pace:    pace,
 		encoder: newEncoder(cfg.Agent, topic, key),
 		window:  newWindow(cfg.WindowRecords, cfg.WindowBytes, cfg.Reader.Ack),
-		health:  &health{}, renewAfter: renewAfter,
+		health:  &health{}, renewAfter: renewAfter, stir: make(chan struct{}, 1),
 	}
 	k.options = append(cfg.clientOptions(),
 		kgo.WithHooks(k.health), kgo.WithLogger(clientLog{k.health}), kgo.Dialer(k.dial),
@@ -104,49 +107,54 @@ func named(field string, err error) error {
 // its goroutines have ended. It returns an error only when the log does. It may
 // be called once.
 func (k *Kafka) Run(ctx context.Context) error {
-	if k.exact != nil {
-		return k.runExact(ctx)
-	}
-	client, err := k.newClient()
-	if err != nil {
-		return fmt.Errorf("uplink %q: %w", k.cfg.Name, err)
-	}
-	k.mu.Lock()
-	k.client, k.renewedAt = client, time.Now()
-	k.mu.Unlock()
-	k.window.produce = k.produce
-	watching, stopWatching := context.WithCancel(ctx)
-	k.helpers.Go(func() { k.watch(watching) })
-	k.helpers.Go(func() { k.probe(watching) })
-
-	err = k.pump(ctx)
-	k.drain()
-	stopWatching()
+	k.setDuty(sends)
+	attending, stop := context.WithCancel(ctx)
+	k.attend(attending)
+	err := k.send(ctx)
+	stop()
 	k.helpers.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}
 	return fmt.Errorf("uplink %q: %w", k.cfg.Name, err)
+}
+
+// attend keeps an eye on the link until ctx ends, whether anything is sent or
+// not; helpers tells when that has ended.
+func (k *Kafka) attend(ctx context.Context) {
+	k.helpers.Go(func() { k.watch(ctx) })
+	k.helpers.Go(func() { k.probe(ctx) })
+}
+
+// send forwards until ctx ends or the log fails, and returns when nothing is in
+// flight any more or was given up. It may be called again after that.
+func (k *Kafka) send(ctx context.Context) error {
+	if k.exact != nil {
+		return k.exact.loop(ctx)
+	}
+	client, err := k.newClient()
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	if k.served {
+		k.window = k.window.successor() // the one before may have something in it that the client never gave back
+	}
+	k.client, k.renewedAt, k.served = client, time.Now(), true
+	k.mu.Unlock()
+	k.window.produce = k.produce
+	err = k.pump(ctx)
+	k.drain()
+	k.mu.Lock()
+	k.client = nil
+	k.mu.Unlock()
+	return err
 }
 
 // newClient returns a client like Run's. The library sorts the codecs of the
 // options it is given in place, so that each client gets a list of its own.
 func (k *Kafka) newClient(more ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(slices.Concat(k.options, []kgo.Opt{kgo.ProducerBatchCompression(k.cfg.codec())}, more)...)
-}
-
-// runExact is Run with delivery exactly once.
-func (k *Kafka) runExact(ctx context.Context) error {
-	watching, stopWatching := context.WithCancel(ctx)
-	k.helpers.Go(func() { k.watch(watching) })
-	k.helpers.Go(func() { k.probe(watching) })
-	err := k.exact.loop(ctx)
-	stopWatching()
-	k.helpers.Wait()
-	if ctx.Err() != nil {
-		return nil
-	}
-	return fmt.Errorf("uplink %q: %w", k.cfg.Name, err)
 }
 
 // link returns the client that is in use, nil without one.
@@ -192,7 +200,7 @@ func (k *Kafka) idleWithin(d time.Duration) bool {
 func (k *Kafka) watch(ctx context.Context) {
 	up, said := false, false
 	for sleep(ctx, watchEvery) == nil {
-		k.window.ackAll()
+		k.inFlight().ackAll()
 		k.checkStuck()
 		s := k.Stats()
 		if s.Up == up && (said || s.LastError == "") { // at the start "down" is news once it has a reason
@@ -205,26 +213,6 @@ func (k *Kafka) watch(ctx context.Context) {
 		}
 		k.cfg.Log.Log(ctx, level, "uplink changed", slog.String("uplink", k.cfg.Name),
 			slog.Bool("up", up), slog.String("state", s.State))
-	}
-}
-
-// probe asks a broker for a sign of life at the start and whenever there was no
-// traffic to show one.
-func (k *Kafka) probe(ctx context.Context) {
-	for ctx.Err() == nil {
-		every := probeEveryDown
-		if k.Stats().Up {
-			every = probeEvery
-		}
-		if client := k.link(); client != nil && time.Since(k.health.goodAt()) >= every/2 && k.pace.sinceHeld() > heldLately {
-			ping, cancel := context.WithTimeout(ctx, probeEvery)
-			err := client.Ping(ping)
-			cancel()
-			k.health.pinged(err)
-		}
-		if sleep(ctx, jitter(every)) != nil {
-			return
-		}
 	}
 }
 
@@ -263,7 +251,14 @@ func (k *Kafka) answered(codes []*kerr.Error) {
 	for _, e := range codes {
 		k.health.complain(e, "")
 		if givesBack(e) && k.exact == nil {
-			k.window.shut()
+			k.inFlight().shut()
 		}
 	}
+}
+
+// inFlight is the window in use, for others than the goroutine of send.
+func (k *Kafka) inFlight() *window {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.window
 }

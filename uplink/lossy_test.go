@@ -17,6 +17,7 @@ type lossy struct {
 	key         kmsg.Key
 	every       int64 // one in so many
 	asked, lost atomic.Int64
+	idle        atomic.Bool // nothing is lost
 }
 
 // listen is an option of the cluster.
@@ -53,7 +54,7 @@ type lossyConn struct {
 func (c *lossyConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.requests.scan(p[:n], func(head []byte) bool {
-		if len(head) >= requestHeader && kmsg.Key(binary.BigEndian.Uint16(head[4:])) == c.l.key && c.l.asked.Add(1)%c.l.every == 0 {
+		if len(head) >= requestHeader && kmsg.Key(binary.BigEndian.Uint16(head[4:])) == c.l.key && !c.l.idle.Load() && c.l.asked.Add(1)%c.l.every == 0 {
 			c.mu.Lock()
 			c.gone[binary.BigEndian.Uint32(head[8:])] = true
 			c.mu.Unlock()

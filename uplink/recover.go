@@ -194,9 +194,9 @@ func (k *Kafka) offer(ctx context.Context, r kgo.Record) error {
 // request for metadata, and so for the link; it goes on behind our back when ctx
 // ends, until the client is closed.
 func (k *Kafka) forget(ctx context.Context, topics []string) {
-	done := make(chan struct{})
+	done, client := make(chan struct{}), k.link()
 	k.helpers.Go(func() {
-		k.link().PurgeTopicsFromClient(topics...)
+		client.PurgeTopicsFromClient(topics...)
 		close(done)
 	})
 	select {

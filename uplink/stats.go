@@ -29,6 +29,8 @@ func (k *Kafka) Stats() Stats {
 		says += ", held to max_rate"
 	}
 	switch {
+	case v.up && duty(k.duty.Load()) != sends:
+		says = "reachable, stands by"
 	case fenced != "":
 		v.up, v.lastError, says = false, fenced, fenced
 	case trouble != "" && v.up:
@@ -47,7 +49,7 @@ func (k *Kafka) progress() (p progress, fenced, trouble string) {
 	if k.exact != nil {
 		p, fenced, trouble = k.exact.progress()
 	} else {
-		p = k.window.progress()
+		p = k.inFlight().progress()
 	}
 	p.stalled = min(p.stalled, k.pace.sinceHeld())
 	return p, fenced, trouble

@@ -56,11 +56,16 @@ func (k *Kafka) renew() error {
 	if err != nil {
 		return err
 	}
-	k.window.shut()
+	k.inFlight().shut()
 	k.mu.Lock()
 	old := k.client
-	k.client, k.renewedAt = client, time.Now()
+	if old != nil { // else it has stopped sending meanwhile
+		k.client, k.renewedAt = client, time.Now()
+	}
 	k.mu.Unlock()
+	if old == nil {
+		old = client
+	}
 	old.Close()
 	return nil
 }

@@ -83,6 +83,19 @@ func newWindow(maxRecords, maxBytes int, ack func(string, uint64)) *window {
 	}
 }
 
+// successor returns an empty window that counts on from w. What may still come
+// back to w moves the cursor as far as it is delivered, and nothing else.
+func (w *window) successor() *window {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := newWindow(w.maxRecords, w.maxBytes, w.ack)
+	s.large, s.delivered, s.lastAck = w.large, w.delivered, w.lastAck
+	for _, l := range w.lanes {
+		s.lanes = append(s.lanes, &lane{class: l.class, delivered: l.delivered})
+	}
+	return s
+}
+
 // blank returns an empty chunk for the next of n events, and how many of them it
 // may take.
 func (w *window) blank(n int) (*chunk, int) {

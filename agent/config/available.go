@@ -19,7 +19,6 @@ type refusal struct {
 var unavailable = []refusal{
 	{"Config.Pipeline", nil, "leave it out"},
 	{"Config.Remote", nil, "leave it out"},
-	{"Uplink.Failover", nil, "leave it out, or list both uplinks: each gets everything"},
 	{"Kafka.LiveShare", nil, "0%"},
 }
 

@@ -32,13 +32,7 @@ func (d *decoder) partUplinks() {
 
 func (d *decoder) checkUplink(u *Uplink, used []string) {
 	path := join("uplinks", u.Name)
-	switch {
-	case u.Failover == "":
-	case u.Failover == u.Name:
-		d.wrong(path+".failover", "names the uplink itself", "another uplink")
-	case d.cfg.Uplink(u.Failover) == nil:
-		d.wrong(path+".failover", d.show(path+".failover", u.Failover)+" is not the name of an uplink", names(d.cfg.Uplinks, func(u Uplink) string { return u.Name }))
-	}
+	d.checkFailover(u, path+".failover")
 	if u.Kafka != nil {
 		d.checkKafka(u.Kafka, used, path+".kafka")
 	}

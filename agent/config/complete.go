@@ -111,7 +111,7 @@ const SecurityClass = "security"
 // one names this class.
 func (c *Config) reportsSecurity() bool {
 	return slices.ContainsFunc(c.Uplinks, func(u Uplink) bool {
-		return u.Kafka != nil && (len(u.Kafka.Classes) == 0 || slices.Contains(u.Kafka.Classes, SecurityClass))
+		return u.Sends(SecurityClass) && len(c.StandsInFor(u.Name)) == 0
 	})
 }
 

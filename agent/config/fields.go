@@ -21,6 +21,7 @@ type field struct {
 	low, high  string // bounds, as written in the file; both empty: none
 	enum       []string
 	like       string // an example, as written in the file
+	with       string // only beside this key, which is one of the same struct
 }
 
 // fieldsOf lists the keys of a struct in their order.
@@ -52,6 +53,7 @@ func fieldOf(t reflect.Type, i int) (field, bool) {
 	}
 	f.def, f.hasDefault = sf.Tag.Lookup("default")
 	f.like = sf.Tag.Get("like")
+	f.with = sf.Tag.Get("with")
 	f.low, f.high, _ = strings.Cut(sf.Tag.Get("range"), "..")
 	if words := sf.Tag.Get("enum"); words != "" {
 		f.enum = strings.Split(words, "|")

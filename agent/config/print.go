@@ -55,7 +55,11 @@ type printer struct {
 // structure writes the fields of a struct. What was left out and has no default
 // is left out again.
 func (p *printer) structure(v reflect.Value, path string, depth int) {
-	for _, f := range fieldsOf(v.Type()) {
+	fields := fieldsOf(v.Type())
+	for _, f := range fields {
+		if f.with != "" && slices.ContainsFunc(fields, func(g field) bool { return g.key == f.with && isEmpty(v.Field(g.index)) }) {
+			continue
+		}
 		fv := v.Field(f.index)
 		if fv.Kind() == reflect.Pointer && !fv.IsNil() {
 			fv = fv.Elem()

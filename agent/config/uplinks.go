@@ -1,12 +1,21 @@
 package config
 
+import "time"
+
 // Uplink is one destination.
 type Uplink struct {
 	Name string `yaml:"-"`
 	// A Kafka cluster.
 	Kafka *Kafka `yaml:"kafka" required:"unless removed" like:"kafka: { brokers: [ 127.0.0.1:9092 ] }"`
-	// Name of the uplink that is sent to while this one is unreachable.
+	// Name of the uplink that is sent to while this one is unreachable. That one
+	// gets nothing else then: it has no place of its own in the log, and its classes
+	// are those that it takes over. See docs/delivery.md.
 	Failover string `yaml:"failover"`
+	// How long this uplink must have been unreachable before the other takes over.
+	FailoverAfter time.Duration `yaml:"failover_after" default:"30s" range:"1s..24h" with:"failover"`
+	// How long it must have been reachable again before it gets its place back; twice
+	// as long for each time that it failed soon after, 16 times at most.
+	FailbackAfter time.Duration `yaml:"failback_after" default:"1m" range:"1s..24h" with:"failover"`
 	// true, with no other key: this uplink is gone for good, and what it has not
 	// got is given up. An uplink that is only left out keeps its place, and its
 	// events are held for it within the limits of their class.

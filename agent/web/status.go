@@ -1,5 +1,7 @@
 package web
 
+import "time"
+
 // Status is what /api/v1/status shows, and all that the status page and
 // "sluice status" know.
 type Status struct {
@@ -75,4 +77,14 @@ type Uplink struct {
 	Lag       map[string]uint64 `json:"lag"`       // by class: stored and not delivered
 	InFlight  int               `json:"in_flight"`
 	SentBytes uint64            `json:"sent_bytes"`
+	Failover  *Failover         `json:"failover,omitempty"`      // nil: there is none
+	StandsIn  []string          `json:"stands_in_for,omitempty"` // uplinks that it takes over from: it has no lag of its own
+	Carries   []string          `json:"carries,omitempty"`       // those of them whose events go here now
+}
+
+// Failover says where the events of an uplink go.
+type Failover struct {
+	To    string    `json:"to"`             // the uplink that gets them now; this one: no failover is under way
+	Since time.Time `json:"since,omitzero"` // of that; left out: the start
+	Moves uint64    `json:"moves"`          // how often that changed, since the start
 }
