@@ -160,11 +160,7 @@ func (c *Chain) move(from, to int) {
 	c.mu.Unlock()
 	c.cfg.Reader.Rewind(c.cfg.Legs[to].Classes)
 	c.assign(to, true)
-	level, text := slog.LevelWarn, "failover: another uplink takes over"
-	if to < from {
-		level, text = slog.LevelInfo, "failover: back"
-	}
-	c.cfg.Log.Log(context.Background(), level, text, slog.String("uplink", c.legs[0].cfg.Name),
+	c.cfg.Log.Warn("failover: events go elsewhere from now on", slog.String("uplink", c.legs[0].cfg.Name),
 		slog.String("from", old.cfg.Name), slog.String("to", next.cfg.Name), slog.String("error", s.LastError))
 }
 
