@@ -11,7 +11,7 @@
 //	wire.go     from config to sources, buffer,   log.go      the agent's own log
 //	            uplinks                           security.go what is reported as an event
 //	stranded.go events for uplinks that are gone  replay.go   stored events sent again
-//	probe.go    each source and uplink, once
+//	probe.go    each source and uplink, once      command*.go what an operator may order over Kafka
 package agent
 
 import (

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strings"
+	"sync"
 	"sync/atomic"
 
 	"sluice/agent/config"
@@ -12,14 +14,14 @@ import (
 // Logs is the agent's own log, whose level and form change while it is in use. It
 // is safe for concurrent use.
 type Logs struct {
-	out   io.Writer
+	out   *recent
 	level slog.LevelVar
 	form  atomic.Pointer[slog.Handler]
 }
 
 // NewLogs returns a log that writes to w as c says.
 func NewLogs(w io.Writer, c config.Log) *Logs {
-	l := &Logs{out: w}
+	l := &Logs{out: &recent{out: w}}
 	l.Set(c)
 	return l
 }
@@ -42,6 +44,52 @@ func (l *Logs) SetLevel(level string) {
 		to = slog.LevelInfo // the config has been checked
 	}
 	l.level.Set(to)
+}
+
+// Recent are the last lines that were written, 64 KiB at most, the oldest first.
+func (l *Logs) Recent() string { return l.out.text() }
+
+// recentBytes is how much of what was written is kept.
+const recentBytes = 64 << 10
+
+// recent passes on what is written and keeps the end of it. It is safe for
+// concurrent use.
+type recent struct {
+	out  io.Writer
+	mu   sync.Mutex
+	ring []byte
+	at   int // the oldest byte, once the ring is full
+}
+
+// Write implements io.Writer.
+func (r *recent) Write(p []byte) (int, error) {
+	r.keep(p)
+	return r.out.Write(p)
+}
+
+func (r *recent) keep(p []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p = p[max(0, len(p)-recentBytes):]
+	if room := min(recentBytes-len(r.ring), len(p)); room > 0 {
+		r.ring = append(r.ring, p[:room]...)
+		p = p[room:]
+	}
+	for len(p) > 0 {
+		n := copy(r.ring[r.at:], p)
+		p, r.at = p[n:], (r.at+n)%recentBytes
+	}
+}
+
+// text is what is kept, from its first whole line on.
+func (r *recent) text() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := string(r.ring[r.at:]) + string(r.ring[:r.at])
+	if len(r.ring) == recentBytes {
+		_, s, _ = strings.Cut(s, "\n")
+	}
+	return s
 }
 
 // Logger returns a logger that follows what Set sets.

@@ -116,7 +116,7 @@ func (c command) signed(t testing.TB, by ...byte) []byte {
 	}
 	set(&c.id, "c-1")
 	set(&c.target, "all")
-	set(&c.kind, "replay")
+	set(&c.kind, "diagnostics")
 	set(&c.typ, trust.TypeCommand)
 	if c.issued.IsZero() {
 		c.issued = now

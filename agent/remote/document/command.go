@@ -25,7 +25,7 @@ type Command struct {
 }
 
 // Kinds are the commands that there are.
-var Kinds = []string{"replay", "log-level", "diagnostics", "modbus-write", "update"}
+var Kinds = []string{"replay", "log-level", "diagnostics", "modbus-write", "restart", "update"}
 
 // Type is the payload type that the command must be signed with. An update of the
 // agent has one of its own, so that a key for commands cannot order it.
@@ -39,8 +39,8 @@ func typeOf(kind string) string {
 }
 
 // ParseCommand reads a command document {id, target, issued, expires, kind,
-// args}. args is a mapping and may be left out; what is in it is for the kind to
-// judge. The error is one line.
+// args}. args is a mapping and may be left out where the kind needs none; those of
+// update are not looked at. The error is one line.
 func ParseCommand(payload []byte) (*Command, error) {
 	f, err := open(payload)
 	if err != nil {
@@ -66,6 +66,10 @@ func ParseCommand(payload []byte) (*Command, error) {
 		c.Args = &tree.Node{Kind: tree.Mapping}
 	case c.Args.Kind != tree.Mapping:
 		f.wrong("args: a mapping is needed")
+		return c, f.end()
+	}
+	if err = c.check(); err != nil {
+		f.errs = append(f.errs, err)
 	}
 	return c, f.end()
 }

@@ -121,12 +121,12 @@ func TestCanaryShareIsStable(t *testing.T) {
 }
 
 func TestParseCommand(t *testing.T) {
-	good := "id: c-1\ntarget: agent:gw-1\nissued: 2026-01-01T00:00:00Z\nexpires: 2026-01-01T01:00:00Z\nkind: replay\nargs: { class: process }\n"
+	good := "id: c-1\ntarget: agent:gw-1\nissued: 2026-01-01T00:00:00Z\nexpires: 2026-01-01T01:00:00Z\nkind: log-level\nargs: { level: debug }\n"
 	for name, tt := range map[string]struct{ old, with, wrong string }{
-		"good": {"", "", ""}, "without args": {"args: { class: process }\n", "", ""}, "the longest life": {"2026-01-01T01", "2026-01-08T00", ""},
-		"too long a life": {"2026-01-01T01", "2026-01-08T01", "more than 168h"}, "an unknown kind": {"replay", "reboot", "is unknown"},
+		"good": {"", "", ""}, "without args": {"log-level\nargs: { level: debug }\n", "diagnostics\n", ""}, "without args that it needs": {"args: { level: debug }\n", "", "args: level: is missing"}, "the longest life": {"2026-01-01T01", "2026-01-08T00", ""},
+		"too long a life": {"2026-01-01T01", "2026-01-08T01", "more than 168h"}, "an unknown kind": {"log-level", "reboot", "is unknown"},
 		"no id": {"id: c-1\n", "", "id: is missing"}, "a strange id": {"c-1", "'a b'", "id: 1 to 64"}, "a canary": {"gw-1", "gw-1/canary", "no canary"},
-		"a list as args": {"{ class: process }", "[ 1 ]", "a mapping"}, "an unknown key": {"", "version: 1\n", `"version" is not`},
+		"a list as args": {"{ level: debug }", "[ 1 ]", "a mapping"}, "an unknown key": {"", "version: 1\n", `"version" is not`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := ParseCommand([]byte(strings.Replace(good, tt.old, tt.with, 1)))
