@@ -46,6 +46,7 @@ var mayImport = map[string][]string{
 	"uplink/oauth":              {},
 
 	"firmware-images/release":            {},
+	"firmware-images/image/test":         {},
 	"firmware-images/cmd/sluice-release": {"firmware-images/release"},
 }
 

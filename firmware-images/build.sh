@@ -16,21 +16,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 umask 022
 export LC_ALL=C TZ=UTC VERSION=${VERSION:?is set by the Makefile}
 
-commit=${SOURCE_COMMIT-$(git rev-parse HEAD 2>/dev/null || true)}
-modified=${SOURCE_MODIFIED-$([ -z "$(git status --porcelain 2>/dev/null || true)" ] && echo false || echo true)}
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
-export SOURCE_DATE_EPOCH
-
-release() {
-  local command=$1
-  shift
-  "$STAGE/sluice-release" "$command" -version "$VERSION" -commit "$commit" -modified="$modified" -epoch "$SOURCE_DATE_EPOCH" \
-    -dist "$dist" -builder "${SLUICE_BUILDER:-urn:sluice:builder:local}" -roots "$roots" -tool "$nfpm" -tool "$gomod" "$@"
-}
+source_state
 
 stage() {
   local arch
-  rm -rf "$STAGE" "$dist/packages" "$dist/oci" "$dist/sbom" "$dist/provenance" "$dist/SHA256SUMS" "$dist/SHA256SUMS.minisig"
+  rm -rf "$STAGE" "$dist/image" "$dist/packages" "$dist/oci" "$dist/sbom" "$dist/provenance" "$dist/SHA256SUMS" "$dist/SHA256SUMS.minisig"
   mkdir -p "$STAGE/doc" "$STAGE/boms"
   for arch in "${arches[@]}"; do
     [ -x "$dist/sluice-linux-$arch" ] || fail "$dist/sluice-linux-$arch is missing: run make cross"

@@ -50,6 +50,22 @@ make_package() {
     fail "nfpm could not make the $1 for $2: $said"
 }
 
+# source_state sets commit, modified and SOURCE_DATE_EPOCH, where the caller's environment does not say it.
+source_state() {
+  commit=${SOURCE_COMMIT-$(git rev-parse HEAD 2>/dev/null || true)}
+  modified=${SOURCE_MODIFIED-$([ -z "$(git status --porcelain 2>/dev/null || true)" ] && echo false || echo true)}
+  SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+  export SOURCE_DATE_EPOCH
+}
+
+# release COMMAND [ARG…] runs sluice-release, which build.sh has built, on what source_state found.
+release() {
+  local command=$1
+  shift
+  "$STAGE/sluice-release" "$command" -version "$VERSION" -commit "$commit" -modified="$modified" -epoch "$SOURCE_DATE_EPOCH" \
+    -dist "$dist" -builder "${SLUICE_BUILDER:-urn:sluice:builder:local}" -roots "$roots" -tool "$nfpm" -tool "$gomod" "$@"
+}
+
 # packages prints each package below dist.
 packages() { find "$dist/packages" -type f \( -name '*.deb' -o -name '*.rpm' -o -name '*.apk' -o -name '*.ipk' \) | LC_ALL=C sort; }
 

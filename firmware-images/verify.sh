@@ -18,11 +18,12 @@ declare -A rpm_arch=([armv6]=armv6hl [armv7]=armv7hl [arm64]=aarch64 [amd64]=x86
 
 scripts() {
   local files
-  # lib.sh and root.sh are read where they are sourced.
-  mapfile -t files < <(find firmware-images -path firmware-images/image -prune -o -name '*.sh' ! -name lib.sh ! -name root.sh -print)
+  # lib.sh, root.sh and parts.sh are read where they are sourced.
+  mapfile -t files < <(find firmware-images -name '*.sh' ! -name lib.sh ! -name root.sh ! -name parts.sh)
   shellcheck -x "${files[@]}" agent/e2e/*.sh .ci/run firmware-images/packages/deb/* firmware-images/packages/apk/p* firmware-images/packages/ipk/p* \
     firmware-images/packages/ipk/sluice.init
   shellcheck -s sh firmware-images/packages/rpm/*
+  shellcheck -s sh firmware-images/image/boot/init firmware-images/image/root/usr/lib/sluice/* firmware-images/image/root/usr/sbin/fsck
   # The variables of an OpenRC script are read by the program that runs it.
   shellcheck -s sh -e SC2034,SC2154 firmware-images/packages/apk/sluice.initd
   say "shellcheck: scripts and maintainer scripts are clean"

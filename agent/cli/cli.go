@@ -50,6 +50,7 @@ func commands() []command {
 		{"probe", "[NAME…] [--json]", "connect to each source and uplink once: reachable, authorised, topic there, registers readable; exit 3 when something is not", probe},
 		{"status", "[--watch] [--json] [--addr HOST:PORT]", "show the running agent: rates, backlog, link state, last errors", status},
 		{"top", "[--addr HOST:PORT]", "the same, refreshed until Ctrl-C", top},
+		{"health", "[--for D] [--within D] [--addr HOST:PORT]", "say whether the running agent is well: it works, its uplinks deliver, a source is up; exit 3 when not", health},
 		{"tap", "NAME [--count N] [--addr HOST:PORT]", "print events of a source, class or uplink as they pass, as JSON lines", tap},
 		{"replay", "--class C --from T [--to T] --uplink U [--topic T] [--json]", "have the running agent send a range of time again", replay},
 		{"buffer", "stat|verify|export|repair|compact [--data-dir DIR] [--json] [--class C] [--dry-run]",

@@ -54,7 +54,8 @@ type hash struct {
 
 type licence struct {
 	License struct {
-		ID string `json:"id"`
+		ID   string `json:"id,omitempty"`
+		Name string `json:"name,omitempty"` // in place of the id
 	} `json:"license"`
 }
 
@@ -138,8 +139,8 @@ func spdx(ids ...string) (all []licence) {
 	return all
 }
 
-// billOf lists what is in the artefact: its binaries, their modules, and the CA
-// certificates of the image.
+// billOf lists what is in the artefact: its binaries, their modules, the CA
+// certificates of the OCI image, and the Debian packages of the bootable one.
 func billOf(info Info, a artefact, sources map[string]component) (bill, error) {
 	kind := "file"
 	if a.path == imageName {
@@ -173,6 +174,10 @@ func billOf(info Info, a artefact, sources map[string]component) (bill, error) {
 		b.Components = append(b.Components, component{Ref: "pkg:golang/" + info.Roots, Type: "data", Name: name, Version: version,
 			PURL: "pkg:golang/" + info.Roots, Licenses: spdx("MPL-2.0")})
 		top.DependsOn = append(top.DependsOn, "pkg:golang/"+info.Roots)
+	}
+	for _, d := range debsOf(info, a) {
+		b.Components = append(b.Components, d.component())
+		top.DependsOn = append(top.DependsOn, d.purl())
 	}
 	b.Dependencies = append([]dependency{top}, b.Dependencies...)
 	return b, nil

@@ -18,6 +18,7 @@ type Info struct {
 	Dist     string    // the folder of all artefacts; binaries are Dist/sluice-linux-<arch>
 	Builder  string    // URI of who built it
 	Roots    string    // module and version that the image's CA certificates come from, as module@version
+	Debs     []Deb     // in the bootable image
 	Tools    []string  // tools of the build as module@version
 }
 
@@ -51,11 +52,19 @@ func Main(args []string, out, errOut io.Writer) int {
 	})
 	epoch := flags.Int64("epoch", 0, "SOURCE_DATE_EPOCH in seconds")
 	rootsDER := flags.String("roots-der", "", "file of CA certificates, DER, one after the other")
+	debs := flags.String("debs", "", "list of the Debian packages in what is below Dist/image: name, version, architecture, SHA-256")
 	boms := flags.String("boms", "", "folder with <arch>.cdx.json of each binary")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
 	}
 	info.Time = time.Unix(*epoch, 0).UTC()
+	if *debs != "" {
+		var err error
+		if info.Debs, err = readDebs(*debs); err != nil {
+			fmt.Fprintln(errOut, "sluice-release:", err)
+			return 1
+		}
+	}
 	err := errUsage
 	switch args[0] {
 	case "notices":

@@ -68,6 +68,9 @@ func provenanceOf(info Info, a artefact) (statement, error) {
 	if a.path == imageName && info.Roots != "" {
 		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{Name: "CA certificates", URI: "pkg:golang/" + info.Roots})
 	}
+	for _, d := range debsOf(info, a) {
+		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{URI: d.purl(), Digest: map[string]string{"sha256": d.SHA256}})
+	}
 	s.Predicate.RunDetails.Builder.ID = info.Builder
 	for _, t := range info.Tools {
 		if !strings.Contains(t, "@") {

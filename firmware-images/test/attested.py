@@ -25,6 +25,8 @@ def artefacts(dist):
         yield path, path.name
     for path in sorted(dist.glob("packages/*/*.*")):
         yield path, str(path.relative_to(dist))
+    for path in sorted(dist.glob("image/sluice-*")):
+        yield path, str(path.relative_to(dist))
     yield dist / "oci" / "index.json", "oci"
 
 
@@ -50,6 +52,9 @@ def bill(dist, path, name, digest, validator):
             binary = dist / f"sluice-linux-{arch}"
             check(component["hashes"][0]["content"] == sha256(binary), f"{name}: hash of {binary}")
             check(modules(binary) <= have, f"{name}: misses {sorted(modules(binary) - have)}")
+    if name.startswith("image/"):
+        packages = {c["name"] for c in content["components"] if c.get("purl", "").startswith("pkg:deb/debian/")}
+        check({"systemd", "rauc", "libc6"} <= packages and any(p.startswith("linux-image-") for p in packages), f"{name}: Debian packages are missing")
     refs = [content["metadata"]["component"]["bom-ref"]] + [c["bom-ref"] for c in content["components"]]
     check(len(refs) == len(set(refs)), f"{name}: a bom-ref stands twice")
     for dependency in content["dependencies"]:
