@@ -138,7 +138,7 @@ func Open(cfg Config) (*Buffer, error) {
 	if err := b.openLanes(); err != nil {
 		b.closeLanes()
 		if b.state != nil {
-			b.state.slots.file.Close()
+			b.state.close()
 		}
 		lock.Close()
 		return nil, err
@@ -346,7 +346,7 @@ func (b *Buffer) Incarnation() string { return b.state.incarnation }
 func (b *Buffer) Close() error {
 	b.closeLanes()
 	err := b.saveState(true)
-	return errors.Join(err, b.state.slots.file.Close(), b.lock.Close())
+	return errors.Join(err, b.state.close(), b.lock.Close())
 }
 
 func (b *Buffer) closeLanes() {

@@ -52,7 +52,7 @@ func (r *running) crash() {
 		for _, l := range r.lanes {
 			l.close()
 		}
-		r.state.slots.file.Close()
+		_ = r.state.close()
 		r.lock.Close()
 	}
 }

@@ -42,7 +42,51 @@ func openSegments(dir, class string, log *slog.Logger) ([]*segment, error) {
 			return nil, err
 		}
 	}
-	return segs, nil
+	return segs, preferWhole(segs, log)
+}
+
+// preferWhole looks at files of which a later generation is there, too: a crash
+// came before the older one was removed. Where blocks of the later one are damaged
+// and the older one is whole it is that one that counts.
+func preferWhole(segs []*segment, log *slog.Logger) error {
+	for i := 1; i < len(segs); i++ {
+		a, b := segs[i-1], segs[i]
+		if a.bad || b.bad || a.about.First != b.about.First || a.tally.last < b.tally.last {
+			continue
+		}
+		later, err := b.whole()
+		if err != nil {
+			return err
+		}
+		if later {
+			continue
+		}
+		if older, err := a.whole(); err != nil {
+			return err
+		} else if older {
+			log.Error("a segment is damaged and will be set aside; the one that it was made of is still there", "file", b.path)
+			b.condemn(false)
+		}
+	}
+	return nil
+}
+
+// whole reports whether everything that was committed can be read. An error says
+// that this machine cannot tell now.
+func (s *segment) whole() (bool, error) {
+	var events uint64
+	err := s.each(func(first uint64, block []byte) error {
+		h, err := parseHeader(block)
+		if err == nil && h.first != first {
+			err = errDamaged
+		}
+		events += uint64(h.count)
+		return err
+	})
+	if err = errors.Join(err, s.close()); err == nil || errors.Is(err, errDamaged) {
+		return err == nil && events == s.tally.events, nil
+	}
+	return false, fmt.Errorf("segment %s: %w", s.path, err)
 }
 
 // syncSegments makes durable what a process that was killed left in the page

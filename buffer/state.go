@@ -31,7 +31,8 @@ const (
 )
 
 // savedState is the value of the state file, as JSON. It is not needed to start:
-// incarnation and cursors are in the segments, too.
+// incarnation and cursors are in the segments, too, and what the numbers need in
+// the marks.
 type savedState struct {
 	Format      int                   `json:"format"`
 	Incarnation string                `json:"incarnation"`
@@ -76,6 +77,7 @@ type stateFile struct {
 
 	mu    sync.Mutex // one save at a time, so that an older one never wins
 	slots *slots
+	marks *marks
 	keep  map[string]savedClass
 }
 
@@ -95,8 +97,19 @@ func openState(dir string, segs map[string][]*segment, log *slog.Logger) (*state
 		log.Error("the state file is of another buffer than the segments; going on with what the segments say", "file", s.path)
 		s.found = savedState{}
 	}
+	if s.marks, err = openMarks(dir, log); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the marks: %w", err), file.file.Close())
+	}
+	switch {
+	case s.found.Incarnation == "":
+		if s.found = s.marks.state(); s.foreign(segs) {
+			s.found = savedState{}
+		}
+	case s.marks.raise(&s.found, damaged):
+		log.Warn("the state file may be an older one; no number is used that was set aside since", "file", s.path)
+	}
 	if err = s.identify(segs); err != nil {
-		return nil, errors.Join(err, file.file.Close())
+		return nil, errors.Join(err, s.close())
 	}
 	for name, c := range s.found.Classes { // of classes that are not in the config now, too
 		s.keep[name] = c
@@ -150,6 +163,11 @@ func (s *stateFile) identify(segs map[string][]*segment) (err error) {
 	return err
 }
 
+// close closes the files.
+func (s *stateFile) close() error {
+	return errors.Join(s.slots.file.Close(), s.marks.slots.file.Close())
+}
+
 // ours reports whether a segment of that incarnation belongs to this buffer.
 func (s *stateFile) ours(incarnation string) bool {
 	return incarnation == s.incarnation || slices.Contains(s.former, incarnation)
@@ -162,13 +180,18 @@ func parseState(value []byte) (savedState, error) {
 		return st, nil
 	}
 	err := json.Unmarshal(value, &st)
-	if _, bad := strconv.ParseUint(st.Incarnation, 16, 32); err == nil && (st.Format != 1 || len(st.Incarnation) != 8 || bad != nil) {
+	if err == nil && (st.Format != 1 || !validIncarnation(st.Incarnation)) {
 		err = fmt.Errorf("format %d, incarnation %q", st.Format, st.Incarnation)
 	}
 	if err != nil {
 		return savedState{}, err
 	}
 	return st, nil
+}
+
+func validIncarnation(s string) bool {
+	_, err := strconv.ParseUint(s, 16, 32)
+	return err == nil && len(s) == 8
 }
 
 func drawIncarnation() (string, error) {
@@ -187,12 +210,16 @@ func (b *Buffer) saveState(clean bool) error {
 	for name, l := range b.lanes {
 		s.keep[name] = l.snapshot()
 	}
-	js, err := json.Marshal(savedState{Format: 1, Incarnation: s.incarnation, Former: s.former, Clean: clean, Classes: s.keep})
+	st := savedState{Format: 1, Incarnation: s.incarnation, Former: s.former, Clean: clean, Classes: s.keep}
+	js, err := json.Marshal(st)
 	if err != nil {
 		return err
 	}
 	if err = s.slots.save(js); err != nil {
 		return fmt.Errorf("write the state file: %w", err)
+	}
+	if err = s.marks.save(st); err != nil { // no number that they do not know of is used
+		return fmt.Errorf("write the marks: %w", err)
 	}
 	for name, l := range b.lanes {
 		l.saved(s.keep[name])

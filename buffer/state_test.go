@@ -191,3 +191,71 @@ func TestAStopDropsNothing(t *testing.T) {
 		t.Fatal("a stop dropped what its source still had")
 	}
 }
+
+// TestNoNumberIsUsedTwiceWithoutTheState takes the state file away, and what
+// else would tell which numbers a crashed process had used.
+func TestNoNumberIsUsedTwiceWithoutTheState(t *testing.T) {
+	for name, of := range map[string]struct {
+		spill  time.Duration
+		delete bool
+	}{
+		"the newest segment is gone, too": {delete: true},
+		"events were delivered unwritten": {spill: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := config(t, func(c *Config) { c.Classes[0].KeepBytes = 2 << 20 })
+			r := start(t, c)
+			putNoise(t, r, 0, 200) // more than one segment
+			r.stop()
+			c.SpillAfter = of.spill
+			r = start(t, c)
+			rd := r.reader("central")
+			take(t, rd, 200, of.spill > 0)
+			for n := range 50 {
+				if err := r.Append(t.Context(), event("process", 200+n), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			take(t, rd, 250, of.spill > 0)
+			old := r.Incarnation()
+			r.crash()
+			if err := os.Remove(filepath.Join(c.Dir, stateName)); err != nil {
+				t.Fatal(err)
+			}
+			if files := segmentFiles(t, c.Dir); of.delete {
+				if err := os.Remove(files[len(files)-1]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r = start(t, c)
+			if err := r.Append(t.Context(), event("process", 9000), nil); err != nil {
+				t.Fatal(err)
+			}
+			for rd = r.reader("central"); ; {
+				b := next(t, rd)
+				for i, e := range b.Events {
+					if string(e.Payload) == "event 9000" {
+						if b.Incarnation == old && b.First+uint64(i) <= 250 {
+							t.Errorf("number %d of %s is used again", b.First+uint64(i), old)
+						}
+						return
+					}
+				}
+			}
+		})
+	}
+}
+
+// take reads up to seq, with ack acknowledging it.
+func take(t *testing.T, rd *Reader, seq uint64, ack bool) {
+	t.Helper()
+	for {
+		b := next(t, rd)
+		if ack {
+			rd.Ack("process", b.Last())
+		}
+		if b.Last() >= seq {
+			return
+		}
+	}
+}

@@ -1,7 +1,11 @@
 package buffer
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -166,4 +170,41 @@ func TestSmallBlocksOfASealedSegmentAreMerged(t *testing.T) {
 	r.stop()
 	r = start(t, c)
 	wantEvents(t, collect(t, r.reader("central"), n), 1, 0)
+}
+
+// TestADamagedMergeIsReplacedByWhatItWasMadeOf has a crash come after a segment was
+// merged and before the old file is removed; then a block of the new one is
+// damaged.
+func TestADamagedMergeIsReplacedByWhatItWasMadeOf(t *testing.T) {
+	c := config(t, nil)
+	r := start(t, c)
+	for n := range 200 {
+		r.put("process", n, 1)
+	}
+	s := r.lanes["process"].segments[0]
+	r.crash()
+	fresh, err := rewriteLarger(t.Context(), filepath.Dir(s.path), s, nil)
+	if err := errors.Join(err, s.close()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(fresh.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; ; at += len(blockMagic) { // bbolt leaves no copy behind that would matter
+		i := bytes.Index(b[at:], []byte(blockMagic))
+		if i < 0 {
+			break
+		}
+		at += i
+		b[at+blockHeader+3] ^= 1
+	}
+	if err := os.WriteFile(fresh.path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r = start(t, c)
+	if files := segmentFiles(t, c.Dir); len(files) != 1 || files[0] != s.path {
+		t.Errorf("%v", files)
+	}
+	wantEvents(t, collect(t, r.reader("central"), 200), 1, 0)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 )
@@ -38,11 +40,25 @@ func (o *Offline) Verify(ctx context.Context, progress func(done, all int)) ([]F
 	return findings, err
 }
 
-func (o *Offline) verifyState() []Finding {
+func (o *Offline) verifyState() (findings []Finding) {
 	if _, err := o.readState(); err != nil {
-		return []Finding{{File: stateName, What: err.Error() + " (the agent starts without it: the segments hold cursors and incarnation, too)"}}
+		findings = append(findings, Finding{File: stateName, What: err.Error() + " (the agent starts without it: the segments hold cursors and incarnation, too)"})
 	}
-	return nil
+	f, err := os.Open(filepath.Join(o.dir, marksName))
+	if errors.Is(err, fs.ErrNotExist) { // made at the next start
+		return findings
+	}
+	if err == nil {
+		var damaged bool
+		if _, _, damaged, err = readSlots(f); err == nil && damaged {
+			err = errors.New("one of its two slots is damaged")
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		findings = append(findings, Finding{File: marksName, What: err.Error() + " (it is needed only when " + stateName + " is lost)"})
+	}
+	return findings
 }
 
 // verifySegment reads all of s and lists the numbers that it holds or accounts

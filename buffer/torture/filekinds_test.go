@@ -108,6 +108,7 @@ var fileKinds = []kind{
 	{name: "class folder is a file", cases: 7, mayFail: true, survives: 1, do: func(v *victim) { v.inTheWay(filepath.Join("classes", v.class()), false) }},
 	{name: "classes is a file", cases: 7, mayFail: true, survives: 1, do: func(v *victim) { v.inTheWay("classes", false) }},
 	{name: "state is a folder", cases: 7, mayFail: true, survives: 1, do: func(v *victim) { v.inTheWay("state", true) }},
+	{name: "marks is a folder", cases: 7, mayFail: true, survives: 1, do: func(v *victim) { v.inTheWay("marks", true) }},
 	{name: "lock is a folder", cases: 7, mayFail: true, survives: 1, do: func(v *victim) { v.inTheWay("lock", true) }},
 }
 
@@ -116,9 +117,30 @@ var stateKinds = []kind{
 	{name: "state missing", cases: 20, simple: true, survives: 1, do: func(v *victim) { v.remove("state") }},
 	{name: "lock missing", cases: 10, simple: true, survives: 1, do: func(v *victim) { v.remove("lock") }},
 	{name: "lock full of rubbish", cases: 7, simple: true, survives: 1, do: func(v *victim) { v.replace("lock", v.bytes(1+v.rnd.IntN(5000))) }},
-	{name: "state and newest segment missing", cases: 20, blind: true, do: func(v *victim) {
+	{name: "state and newest segment missing", cases: 20, do: func(v *victim) {
 		v.remove("state")
 		v.remove(newest(v).Path)
+	}},
+	{name: "state, marks and newest segment missing", cases: 10, blind: true, do: func(v *victim) {
+		v.remove("state")
+		v.remove("marks")
+		v.remove(newest(v).Path)
+	}},
+	{name: "state slot zeroed, newest segment missing", cases: 14, do: func(v *victim) {
+		slots(func(v *victim, a, b []byte) { clear(either(v, a, b)) })(v)
+		v.remove(newest(v).Path)
+	}},
+	{name: "old state, newest segment missing", cases: 14, do: func(v *victim) {
+		b, err := os.ReadFile(v.o.oldState())
+		v.fail(err)
+		v.replace("state", b)
+		v.remove(newest(v).Path)
+	}},
+	{name: "marks missing", cases: 10, simple: true, survives: 1, do: func(v *victim) { v.remove("marks") }},
+	{name: "marks full of rubbish", cases: 10, simple: true, survives: 1, do: func(v *victim) { v.replace("marks", v.bytes(1+v.rnd.IntN(200<<10))) }},
+	{name: "state and marks missing", cases: 10, survives: 1, do: func(v *victim) {
+		v.remove("state")
+		v.remove("marks")
 	}},
 	{name: "state missing, a segment damaged", cases: 30, do: func(v *victim) {
 		v.remove("state")
