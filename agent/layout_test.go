@@ -43,6 +43,7 @@ var mayImport = map[string][]string{
 	"uplink":                    {"buffer", "drivers"},
 	"uplink/audit":              {},
 	"uplink/channel":            {"uplink"},
+	"uplink/gate":               {},
 	"uplink/oauth":              {},
 
 	"firmware-images/release":            {},

@@ -39,6 +39,7 @@ type health struct {
 	hint       string
 	hintAt     time.Time
 	lastAnswer time.Time // to a produce, whatever it said
+	refusal    string    // why the cluster takes nothing of what is next; empty: it does
 }
 
 // The hooks of the client.
@@ -104,6 +105,20 @@ func (h *health) report(text string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lastError, h.lastErrAt = text, time.Now()
+}
+
+// refuse notes that the cluster takes nothing, and why; empty: it does again.
+func (h *health) refuse(text string) {
+	h.mu.Lock()
+	h.refusal = text
+	h.mu.Unlock()
+}
+
+// refused returns what refuse was told.
+func (h *health) refused() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.refusal
 }
 
 // complain notes what the client only retries over; it is shown when it lasts.

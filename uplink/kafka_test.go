@@ -307,13 +307,15 @@ func TestNoPermission(t *testing.T) {
 	k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, SASL: SASL{Mechanism: "plain", Username: "gw",
 		Password: func() (string, error) { return "pw", nil }}})
 	waitFor(t, "the refusal to be said", func() bool {
-		return strings.Contains(k.Stats().LastError, `no permission to write topic "sluice.process"`)
+		s := k.Stats()
+		return !s.Up && strings.HasPrefix(s.State, `cannot send: no permission to write topic "sluice.process"`) && s.State == "cannot send: "+s.LastError
 	})
 	if n := log.cursor("process"); n != 0 {
 		t.Errorf("cursor at %d", n)
 	}
 	allow(t, c, "gw", "sluice.process")
 	log.waitCursor(t, "process", 10)
+	waitFor(t, "up", func() bool { return k.Stats().Up })
 }
 
 // allow grants what a producer needs on a topic.

@@ -44,6 +44,7 @@ func (k *Kafka) recover(ctx context.Context) error {
 		}
 		open, failed := k.window.review()
 		if len(open) == 0 {
+			k.health.refuse("")
 			return nil
 		}
 		settled, err := k.judge(ctx, &r, failed)
@@ -120,7 +121,10 @@ func (k *Kafka) pause(ctx context.Context, r *recovery, v verdict, f failure) er
 		r.attempts, r.delivered = 0, d
 	}
 	r.attempts++
-	if v == refused {
+	if v != refused {
+		k.health.refuse("")
+	} else {
+		k.health.refuse(text)
 		return sleep(ctx, backoff(r.attempts, refusedMin, refusedMax))
 	}
 	return sleep(ctx, backoff(r.attempts, recoverMin, recoverMax))

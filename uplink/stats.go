@@ -49,7 +49,7 @@ func (k *Kafka) progress() (p progress, fenced, trouble string) {
 	if k.exact != nil {
 		p, fenced, trouble = k.exact.progress()
 	} else {
-		p = k.inFlight().progress()
+		p, trouble = k.inFlight().progress(), k.health.refused()
 	}
 	p.stalled = min(p.stalled, k.pace.sinceHeld())
 	return p, fenced, trouble
