@@ -161,6 +161,14 @@ func benchPlant(b *testing.B, url string, sources int, floor time.Duration) {
 			missed += d.Polls[resultMissed]
 		}
 	}
+	// What the source promises on the machine that it was made on (2 cores). The floor
+	// says whether it is the source or the machine that is slow.
+	if share > 5 && cost > floor {
+		b.Errorf("%.1f %% of a core, and a bare loop takes %v where this takes %v (5 %% at most)", share, floor, cost)
+	}
+	if more > 20 {
+		b.Errorf("%.1f MiB more memory (20 at most)", more)
+	}
 	b.ReportMetric(share, "%core")
 	b.ReportMetric(float64(cost)/float64(floor), "x-floor")
 	b.ReportMetric(more, "MiB")

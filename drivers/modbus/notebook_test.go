@@ -203,7 +203,7 @@ func TestRefusedTagIsTriedAgainAtGrowingIntervals(t *testing.T) {
 }
 
 func TestTimesOfNotesAreBoundedByTheClockOfToday(t *testing.T) {
-	x, now := &tag{name: "v"}, time.Unix(1_000_000, 0)
+	x, now := &tag{spec: &spec{name: "v"}}, time.Unix(1_000_000, 0)
 	for _, test := range []struct{ next, want time.Duration }{
 		{time.Hour, time.Hour}, {-time.Hour, 0}, {20 * 365 * 24 * time.Hour, 2 * time.Hour},
 	} {

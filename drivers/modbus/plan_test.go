@@ -9,7 +9,7 @@ import (
 )
 
 func mkTag(area string, at, count int) *tag {
-	return &tag{name: fmt.Sprintf("%s-%d-%d", area, at, count), table: tables[area], at: at, count: count}
+	return &tag{spec: &spec{name: fmt.Sprintf("%s-%d-%d", area, at, count), table: tables[area], at: at, count: count}}
 }
 
 func TestTagsAreMerged(t *testing.T) {

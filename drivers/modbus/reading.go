@@ -17,6 +17,16 @@ const timeLayout = "2006-01-02T15:04:05.000000000Z"
 
 // tag is a Tag at run time.
 type tag struct {
+	*spec
+
+	now    state     // what this poll read
+	sent   state     // what was recorded last
+	sentAt time.Time // with a monotonic clock, so that heartbeats outlive a clock that is set
+}
+
+// spec is what never changes of a tag. Devices of the same profile share it, since
+// there may be thousands of them.
+type spec struct {
 	name  string
 	key   []byte // the name in JSON, with the colon
 	class string
@@ -28,10 +38,36 @@ type tag struct {
 	heartbeat time.Duration
 	write     *Write // nil: it can't be written
 	measure   string // kW
+}
 
-	now    state     // what this poll read
-	sent   state     // what was recorded last
-	sentAt time.Time // with a monotonic clock, so that heartbeats outlive a clock that is set
+// specs are the specs of a source, by what makes them differ. Tags with a map or a
+// write have one of their own.
+type specs map[specKey]*spec
+
+type specKey struct {
+	name, class, read, kind, order, missing, measure string
+	at, length, bit, low, high                       int
+	scale, offset                                    float64
+	deadband                                         Deadband
+	heartbeat                                        time.Duration
+}
+
+// tag compiles a tag that was checked.
+func (known specs) tag(t Tag) *tag {
+	if t.Map != nil || t.Write != nil {
+		return newTag(t)
+	}
+	key := specKey{t.Name, t.Class, t.Read, t.Type, t.Order, t.Missing, t.Unit, t.At - t.Base, t.Length, -1, -1, -1, t.Scale, t.Offset, t.Deadband, t.Heartbeat}
+	if t.Bit != nil {
+		key.bit = *t.Bit
+	}
+	if t.Bits != nil {
+		key.low, key.high = t.Bits.Low, t.Bits.High
+	}
+	if known[key] == nil {
+		known[key] = newTag(t).spec
+	}
+	return &tag{spec: known[key]}
 }
 
 // state is what a tag was read as: a value, or bad.
@@ -45,7 +81,7 @@ func (s *state) set(bad string) { s.known, s.bad = true, bad }
 
 // newTag compiles a tag that was checked.
 func newTag(t Tag) *tag {
-	out := &tag{
+	out := &spec{
 		name: t.Name, key: append(appendString(nil, t.Name), ':'), class: t.Class,
 		table: tables[t.Read], at: t.At - t.Base, count: formats[t.Type].count(t.Length), codec: newCodec(t),
 		deadband: t.Deadband, heartbeat: t.Heartbeat, measure: t.Unit,
@@ -55,7 +91,7 @@ func newTag(t Tag) *tag {
 		w.Expire = or(w.Expire, defaultExpire)
 		out.write = &w
 	}
-	return out
+	return &tag{spec: out}
 }
 
 // newCodec is how the value of a tag that was checked is read.

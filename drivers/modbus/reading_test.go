@@ -90,7 +90,7 @@ func TestHeartbeatOutlivesAClockThatIsSet(t *testing.T) {
 func TestReadingNamesGoodAndBad(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 123456000, time.FixedZone("", 3600))
 	mk := func(name, text, bad string, known bool) *tag {
-		x := &tag{key: append(appendString(nil, name), ':')}
+		x := &tag{spec: &spec{key: append(appendString(nil, name), ':')}}
 		x.now = state{known: known, bad: bad, value: value{text: []byte(text)}}
 		return x
 	}

@@ -113,7 +113,7 @@ func New(c Config) (*Source, error) {
 // addDevices compiles the devices of the config.
 func (s *Source) addDevices(p *problems, c Config) {
 	seen := map[string]bool{}
-	breakers := map[int]*breaker{}
+	breakers, known := map[int]*breaker{}, specs{}
 	for _, d := range c.Devices {
 		d.Every, d.Class, d.Heartbeat = or(d.Every, defaultEvery), or(d.Class, defaultClass), or(d.Heartbeat, defaultHeartbeat)
 		var own problems
@@ -125,14 +125,14 @@ func (s *Source) addDevices(p *problems, c Config) {
 		if breakers[d.Unit] == nil {
 			breakers[d.Unit] = &breaker{openAfter: c.Breaker.OpenAfter, retry: c.Breaker.Retry, max: c.Breaker.Max}
 		}
-		s.addDevice(&own, d, breakers[d.Unit])
+		s.addDevice(&own, d, breakers[d.Unit], known)
 		for _, err := range own {
 			p.addf("device %q: %w", d.Name, err)
 		}
 	}
 }
 
-func (s *Source) addDevice(p *problems, d Device, b *breaker) {
+func (s *Source) addDevice(p *problems, d Device, b *breaker, known specs) {
 	dev := &device{name: d.Name, unit: byte(d.Unit), heartbeat: d.Heartbeat, breaker: b, limits: d.Grouping, lessons: newLessons()}
 	seen := map[string]bool{}
 	intervals := map[time.Duration]*group{}
@@ -148,7 +148,7 @@ func (s *Source) addDevice(p *problems, d Device, b *breaker) {
 		if len(own) > 0 {
 			continue
 		}
-		compiled := newTag(t)
+		compiled := known.tag(t)
 		dev.tags = append(dev.tags, compiled)
 		g := intervals[t.Every]
 		if g == nil {
