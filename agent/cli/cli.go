@@ -59,6 +59,7 @@ func commands() []command {
 		{"audit", "--brokers LIST --topic LIST | -c FILE --uplink LIST [--from T] [--to T] [--json] [flags]",
 			"read topics and prove from them alone that everything arrived; exit 3 on gaps that nothing explains", auditCommand},
 		{"config", configUsage, "JSON Schema of the config file; keys, signatures and documents of remote config: make, check, publish, compare", configCommand},
+		{"fleet", fleetUsage, "a table of all agents from the status topic; bring a config to more and more of them; have them carry out commands and send diagnostics", fleetCmd},
 		{"simulate", "[plant|demo] [flags]", "a plant on loopback to try things out: MQTT, Modbus, Kafka", simulate},
 		{"version", "[--json]", "show version, commit and Go version", version},
 	}

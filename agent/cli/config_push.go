@@ -17,7 +17,7 @@ import (
 // config topic, a command to the command topic. It pushes nothing that agents
 // would refuse.
 func configPush(ctx context.Context, c *call) error {
-	create := c.flags.Bool("create", false, "create the topic if it is not there: one partition, the cluster's default of replicas, compacted (the command topic: not)")
+	create := c.flags.Bool("create", false, "create the topics that are not there: one partition each, the cluster's default of replicas, compacted (the command topic: 8 days)")
 	if err := c.parse(1); err != nil {
 		return err
 	}
@@ -39,11 +39,11 @@ func configPush(ctx context.Context, c *call) error {
 		topic = f.remote.CommandTopic
 	}
 	if *create {
-		if err := errors.Join(f.create(ctx, f.remote.ConfigTopic, true), f.create(ctx, topic, doc.command == nil)); err != nil {
+		if err := f.create(ctx); err != nil {
 			return err
 		}
 	}
-	there, err := f.records(ctx, f.remote.ConfigTopic)
+	there, err := f.records(ctx, f.remote.ConfigTopic, nil)
 	if err != nil {
 		return err
 	}
@@ -57,12 +57,23 @@ func configPush(ctx context.Context, c *call) error {
 	if err != nil {
 		return c.refused(err)
 	}
-	record, err := f.client.ProduceSync(ctx, &kgo.Record{Topic: topic, Key: []byte(doc.key), Value: env.Encode()}).First()
+	record, err := f.publish(ctx, topic, doc)
 	if err != nil {
-		return fmt.Errorf("push to topic %s: %w", topic, err)
+		return err
 	}
 	_, err = fmt.Fprintf(c.Out, "pushed %s to %s (partition %d, offset %d)\n", doc.name(), topic, record.Partition, record.Offset)
 	return err
+}
+
+// publish writes a signed document to a topic.
+func (f *fleet) publish(ctx context.Context, topic string, doc content) (*kgo.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, topicTimeout)
+	defer cancel()
+	record, err := f.client.ProduceSync(ctx, &kgo.Record{Topic: topic, Key: []byte(doc.key), Value: doc.env.Encode()}).First()
+	if err != nil {
+		return nil, fmt.Errorf("push to topic %s: %w", topic, err)
+	}
+	return record, nil
 }
 
 func (c content) name() string {
@@ -126,7 +137,7 @@ func configDiff(ctx context.Context, c *call) error {
 		return err
 	}
 	defer f.client.Close()
-	there, err := f.records(ctx, f.remote.ConfigTopic)
+	there, err := f.records(ctx, f.remote.ConfigTopic, nil)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func configStatus(ctx context.Context, c *call) error {
 		return err
 	}
 	defer f.client.Close()
-	records, err := f.records(ctx, f.remote.StatusTopic)
+	records, err := f.records(ctx, f.remote.StatusTopic, remote.IsStatusKey)
 	if err != nil {
 		return err
 	}

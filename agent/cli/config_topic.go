@@ -19,7 +19,7 @@ import (
 const (
 	reachTimeout = 15 * time.Second // to reach a broker at all
 	topicTimeout = 60 * time.Second // for all that follows
-	maxTopic     = 64 << 20         // of what a topic holds, kept in memory
+	maxTopic     = 512 << 20        // of a topic's newest values, kept in memory
 	quietTime    = 5 * time.Second  // of a partition whose last records were compacted away
 )
 
@@ -55,88 +55,127 @@ func (c *call) openFleet(ctx context.Context) (*fleet, error) {
 	return f, nil
 }
 
-// records reads a topic from its start to where it ends now, and returns the
-// newest value of each key; a deleted key is nil.
-func (f *fleet) records(ctx context.Context, topic string) (map[string][]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, topicTimeout)
-	defer cancel()
-	left, err := f.spans(ctx, topic)
+// reader is a topic that is read from its start to its end, and on.
+type reader struct {
+	fleet  *fleet
+	topic  string
+	keep   func(key string) bool // nil: every key
+	left   map[int32]int64       // ends that are not reached yet
+	latest map[string][]byte     // the newest value of each key; nil: it was deleted
+	size   int                   // of what is kept
+}
+
+// read begins to read a topic.
+func (f *fleet) read(ctx context.Context, topic string, keep func(key string) bool) (*reader, error) {
+	r := &reader{fleet: f, topic: topic, keep: keep, latest: map[string][]byte{}}
+	starts, ends, err := f.offsets(ctx, topic)
 	if err != nil {
 		return nil, err
 	}
 	from := map[int32]kgo.Offset{}
-	for partition := range left {
-		from[partition] = kgo.NewOffset().AtStart()
-	}
-	f.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{topic: from})
-	defer f.client.PurgeTopicsFromConsuming(topic)
-	latest, size := map[string][]byte{}, 0
-	for len(left) > 0 {
-		fetches, quiet, err := f.poll(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("read topic %s: %w", topic, err)
-		}
-		if quiet {
-			break
-		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			if !r.Attrs.IsControl() {
-				latest[string(r.Key)] = r.Value
-				size += len(r.Key) + len(r.Value)
-			}
-			if r.Offset+1 >= left[r.Partition] {
-				delete(left, r.Partition)
-			}
-		})
-		if size > maxTopic {
-			return nil, fmt.Errorf("read topic %s: it holds more than %d MiB: is it compacted?", topic, maxTopic>>20)
-		}
-	}
-	return latest, nil
-}
-
-// spans are the ends of the partitions that hold something.
-func (f *fleet) spans(ctx context.Context, topic string) (map[int32]int64, error) {
-	admin := kadm.NewClient(f.client)
-	starts, err := admin.ListStartOffsets(ctx, topic)
-	if err == nil {
-		err = starts.Error()
-	}
-	var ends kadm.ListedOffsets
-	if err == nil {
-		ends, err = admin.ListEndOffsets(ctx, topic)
-	}
-	if err == nil {
-		err = ends.Error()
-	}
-	if errors.Is(err, kerr.UnknownTopicOrPartition) {
-		return nil, fmt.Errorf("topic %s is not there (push --create makes it; it must be compacted)", topic)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read topic %s: %w", topic, err)
-	}
-	left := map[int32]int64{}
+	r.left = map[int32]int64{}
 	ends.Each(func(o kadm.ListedOffset) {
+		from[o.Partition] = kgo.NewOffset().AtStart()
 		if start, ok := starts.Lookup(topic, o.Partition); ok && start.Offset < o.Offset {
-			left[o.Partition] = o.Offset
+			r.left[o.Partition] = o.Offset
 		}
 	})
-	return left, nil
+	f.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{topic: from})
+	return r, nil
 }
 
-// poll fetches once. quiet says that nothing comes though the cluster answers: the
-// last offsets of a compacted partition may have no records.
-func (f *fleet) poll(ctx context.Context) (fetches kgo.Fetches, quiet bool, err error) {
-	short, cancel := context.WithTimeout(ctx, quietTime)
+// close ends the reading.
+func (r *reader) close() { r.fleet.client.PurgeTopicsFromConsuming(r.topic) }
+
+// toEnd reads to where the topic ended when the reading began.
+func (r *reader) toEnd(ctx context.Context) error {
+	for len(r.left) > 0 {
+		changed, err := r.next(ctx, quietTime)
+		if err != nil {
+			return err
+		}
+		if !changed {
+			break // the last offsets of a compacted partition may have no records
+		}
+	}
+	return nil
+}
+
+// next takes what comes next, and waits for it as long as wait. changed says that
+// something came; if not, the cluster has answered.
+func (r *reader) next(ctx context.Context, wait time.Duration) (changed bool, err error) {
+	short, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	fetches = f.client.PollFetches(short)
+	fetches := r.fleet.client.PollFetches(short)
 	if err = ctx.Err(); err != nil {
-		return nil, false, err
+		return false, err
 	}
-	if short.Err() != nil && fetches.NumRecords() == 0 {
-		return nil, true, f.client.Ping(ctx)
+	n := 0
+	fetches.EachRecord(func(rec *kgo.Record) {
+		n++
+		if !rec.Attrs.IsControl() && (r.keep == nil || r.keep(string(rec.Key))) {
+			old, has := r.latest[string(rec.Key)]
+			if !has {
+				r.size += len(rec.Key)
+			}
+			r.size += len(rec.Value) - len(old)
+			r.latest[string(rec.Key)] = rec.Value
+		}
+		if rec.Offset+1 >= r.left[rec.Partition] {
+			delete(r.left, rec.Partition)
+		}
+	})
+	switch {
+	case r.size > maxTopic:
+		return false, fmt.Errorf("read topic %s: its newest values are more than %d MiB: is it the right topic?", r.topic, maxTopic>>20)
+	case n > 0:
+		return true, nil
+	case short.Err() != nil:
+		if err = r.fleet.client.Ping(ctx); err == nil {
+			return false, nil
+		}
+	default:
+		err = fetches.Err()
 	}
-	return fetches, false, fetches.Err()
+	if err != nil {
+		err = fmt.Errorf("read topic %s: %w", r.topic, err)
+	}
+	return err == nil, err
+}
+
+// records reads a topic from its start to where it ends now, and returns the
+// newest value of each key; a deleted key is nil.
+func (f *fleet) records(ctx context.Context, topic string, keep func(key string) bool) (map[string][]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, topicTimeout)
+	defer cancel()
+	r, err := f.read(ctx, topic, keep)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	return r.latest, r.toEnd(ctx)
+}
+
+// offsets are where the partitions begin and end.
+func (f *fleet) offsets(ctx context.Context, topic string) (starts, ends kadm.ListedOffsets, err error) {
+	ctx, cancel := context.WithTimeout(ctx, topicTimeout)
+	defer cancel()
+	admin := kadm.NewClient(f.client)
+	if starts, err = admin.ListStartOffsets(ctx, topic); err == nil {
+		err = starts.Error()
+	}
+	if err == nil {
+		if ends, err = admin.ListEndOffsets(ctx, topic); err == nil {
+			err = ends.Error()
+		}
+	}
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil, nil, fmt.Errorf("topic %s is not there (sluice config push --create makes the topics)", topic)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read topic %s: %w", topic, err)
+	}
+	return starts, ends, nil
 }
 
 // follow applies the trust documents of the config topic.
@@ -158,20 +197,32 @@ func (f *fleet) follow(records map[string][]byte) {
 	}
 }
 
-// create makes a topic as remote config needs it.
-func (f *fleet) create(ctx context.Context, topic string, compacted bool) error {
+// topicPolicies are how the topics of remote config are made. Statuses come from
+// each agent each minute: what is old goes soon, so that reading them stays short.
+var topicPolicies = map[string]map[string]string{
+	"config":  {"cleanup.policy": "compact", "max.compaction.lag.ms": "3600000"},
+	"status":  {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1", "delete.retention.ms": "3600000"},
+	"command": {"cleanup.policy": "delete", "retention.ms": "691200000"}, // 8 days: a command lives 7 at most
+}
+
+// create makes the topics of remote config that are not there.
+func (f *fleet) create(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, topicTimeout)
 	defer cancel()
-	policy := "delete"
-	if compacted {
-		policy = "compact"
+	admin := kadm.NewClient(f.client)
+	var errs []error
+	for _, t := range [][2]string{{"config", f.remote.ConfigTopic}, {"status", f.remote.StatusTopic}, {"command", f.remote.CommandTopic}} {
+		options := map[string]*string{}
+		for key, value := range topicPolicies[t[0]] {
+			options[key] = &value
+		}
+		r, err := admin.CreateTopic(ctx, 1, -1, options, t[1])
+		if err == nil {
+			err = r.Err
+		}
+		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+			errs = append(errs, fmt.Errorf("create topic %s: %w", t[1], err))
+		}
 	}
-	r, err := kadm.NewClient(f.client).CreateTopic(ctx, 1, -1, map[string]*string{"cleanup.policy": &policy}, topic)
-	if err == nil {
-		err = r.Err
-	}
-	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-		return fmt.Errorf("create topic %s: %w", topic, err)
-	}
-	return nil
+	return errors.Join(errs...)
 }

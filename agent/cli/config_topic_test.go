@@ -46,7 +46,7 @@ func TestReadingATopicEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			start.Store(tt.start)
 			end.Store(tt.end)
-			records, err := f.records(ctx, "t")
+			records, err := f.records(ctx, "t", nil)
 			if err != nil || string(records["k"]) != tt.want {
 				t.Errorf("%q, %v", records, err)
 			}
