@@ -22,7 +22,7 @@ var mayImport = map[string][]string{
 	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/tree", "agent/remote/trust", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
-	"agent/config":              {"drivers/modbus/profiles"},
+	"agent/config":              {"agent/remote/tree", "agent/remote/trust", "drivers/modbus/profiles"},
 	"agent/control":             {},
 	"agent/remote":              {"agent/remote/document", "agent/remote/floor", "agent/remote/tree", "agent/remote/trust"},
 	"agent/remote/document":     {"agent/remote/tree", "agent/remote/trust"},

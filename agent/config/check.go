@@ -31,8 +31,8 @@ func (d *decoder) check() {
 	for i := range c.Uplinks {
 		d.checkUplink(&c.Uplinks[i], used)
 	}
-	if c.Remote != nil && c.Remote.Uplink != "" && c.Uplink(c.Remote.Uplink) == nil {
-		d.wrong("remote.uplink", d.show("remote.uplink", c.Remote.Uplink)+" is not the name of an uplink", names(c.Uplinks, func(u Uplink) string { return u.Name }))
+	if c.Remote != nil {
+		d.checkRemote(c.Remote)
 	}
 	if c.Observe.HTTP != "" {
 		d.checkAddress("observe.http", c.Observe.HTTP, `host:port, "" to switch it off`, true)

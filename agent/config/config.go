@@ -54,6 +54,7 @@ type Config struct {
 	// they are not among Uplinks.
 	Removed []string `yaml:"-"`
 
+	text     []byte            // that it was read from
 	where    positions         // where each path stands in the file
 	fromFile map[string]string // path -> unexpanded text, for values that hold a ${file:…}
 	from     *expander         // reads them again

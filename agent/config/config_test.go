@@ -196,7 +196,6 @@ func TestFullExampleHasOnlyWhatIsNotAvailable(t *testing.T) {
 	}
 	got := problemsOf(text, false)
 	const want = `c.yaml:50:1: pipeline: is not available in this version (allowed: leave it out)
-c.yaml:72:1: remote: is not available in this version (allowed: leave it out)
 `
 	if got != want {
 		t.Errorf("problems:\n%swant:\n%s", got, want)

@@ -76,7 +76,7 @@ func (d *decoder) value(v reflect.Value, f field, n ast.Node, path string) {
 	case v.Kind() == reflect.Map:
 		d.mapping(v, f, n, path)
 	}
-	if allowed, yes := f.refused(whole); yes && !d.all && !d.bad[path] && !(d.operator && f.id == "Config.Remote") {
+	if allowed, yes := f.refused(whole); yes && !d.all && !d.bad[path] {
 		wrong := "is not available in this version"
 		if v.Kind() == reflect.String {
 			wrong = d.show(path, v.String()) + " " + wrong

@@ -42,7 +42,7 @@ agent: { id: "${GATEWAY}" }
 sources:
   line: { mqtt: { servers: [ "ssl://${BROKER}:8883" ], username: u, password: "${file:/run/secrets/mqtt}", tls: { ca: nowhere.pem }, keep_alive: "${ALIVE}", subscribe: [ { filter: "a/#" } ] } }
 uplinks: { central: { kafka: { brokers: [ "${BROKERS}" ], sasl: { mechanism: plain, username: u, password: "${P}" } } } }
-remote: { uplink: central, trust: [ x ] }
+remote: { uplink: central, trust: [ "ed25519:A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=" ] }
 `
 	o := Options{Env: func(string) (string, bool) { return "", false }, Hostname: func() (string, error) { return "ws", nil }}
 	if _, err := Parse("a.yaml", []byte(text), o); err == nil || strings.Count(err.Error(), "\n") < 5 {

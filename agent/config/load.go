@@ -16,8 +16,8 @@ type Options struct {
 	Hostname func() (string, error)            // nil: os.Hostname
 
 	// Operator reads a config for another machine, or the tools' part of one: a
-	// value whose ${…} cannot be expanded here is not judged, certificates are not
-	// looked for, and the section remote is taken though no agent uses it yet.
+	// value whose ${…} cannot be expanded here is not judged, and certificates are not
+	// looked for.
 	Operator bool
 }
 
@@ -41,12 +41,16 @@ func Parse(name string, data []byte, o Options) (*Config, error) {
 		hostname = os.Hostname
 	}
 	d.run(data, hostname)
+	d.cfg.text = data
 	if len(d.problems) > 0 {
 		d.problems.sort()
 		return nil, d.problems
 	}
 	return d.cfg, nil
 }
+
+// Text is the text that the config was read from. It must not be changed.
+func (c *Config) Text() []byte { return c.text }
 
 func newDecoder(name string, o Options) *decoder {
 	x := &expander{dir: filepath.Dir(name), env: o.Env, readFile: o.ReadFile}

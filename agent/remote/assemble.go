@@ -9,12 +9,12 @@ import (
 )
 
 // alwaysLocked are paths that no document changes, whatever remote.locked says:
-// they decide who this agent is and whom it believes.
-var alwaysLocked = []string{"agent.id", "remote.trust", "remote.threshold", "remote.locked"}
+// they decide who this agent is, where its buffer lies and whom it believes.
+var alwaysLocked = []string{"agent.id", "agent.data_dir", "remote.trust", "remote.threshold", "remote.locked"}
 
 // keptUnlessGiven are sections that a document for many agents does not have. An
-// agent without them could not be reached any more, or would lose its buffer.
-var keptUnlessGiven = []string{"agent.labels", "agent.data_dir", "remote"}
+// agent without them could not be reached any more.
+var keptUnlessGiven = []string{"agent.labels", "remote"}
 
 // Assemble makes the whole config that a document leads to: its config, or its
 // patch put on the running one; then what is locked is taken from the config
@@ -54,6 +54,17 @@ func Assemble(doc *document.Document, running, local []byte, locked []string) (t
 		}
 	}
 	return root.Encode(), kept, nil
+}
+
+// Relock puts what is locked in the config file into a config that came by a
+// document: the file may have been changed since.
+func Relock(text, local []byte, locked []string) ([]byte, error) {
+	root, err := tree.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("the stored config: %w", err)
+	}
+	text, _, err = Assemble(&document.Document{Config: root}, text, local, locked)
+	return text, err
 }
 
 // keep copies what root does not have at the path.

@@ -215,7 +215,7 @@ func (d Decision) choose(m floor.Memory, a Agent, state floor.Known, clock time.
 		return d.known("it runs already")
 	case same && winner == key && state.Failed:
 		return d.known("it was tried and rolled back")
-	case same && winner != key && !gone:
+	case same && winner != key && (!gone || state.Failed):
 		return d.known(counts(winner))
 	case !now.Before(d.Document.Expires) && !(same && state.Withdrawn):
 		return d.refuse(trust.Refuse(trust.Expired, "expired at %s (it is %s)", d.Document.Expires.Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
@@ -293,30 +293,34 @@ func (d Decision) adopt(a Agent) Decision {
 	return d
 }
 
-// Committed is the memory once the config of an Adopt has proven itself.
-func Committed(m floor.Memory, a Agent, d Decision) floor.Memory {
-	m = m.Clone()
-	m.Applied = floor.Applied{Target: d.Document.Target.String(), Epoch: d.Document.Epoch, Version: d.Document.Version,
+// By names the document of an Adopt as the one whose config runs, from when it has
+// proven itself.
+func By(m floor.Memory, a Agent, d Decision) floor.Applied {
+	return floor.Applied{Target: d.Document.Target.String(), Epoch: d.Document.Epoch, Version: d.Document.Version,
 		Digest: d.Digest, Issued: d.Document.Issued, Trust: Anchor(m, a.Trust).Number}
+}
+
+// Running is the memory once the config of a document has proven itself; the zero
+// Applied is the config of the file.
+func Running(m floor.Memory, by floor.Applied) floor.Memory {
+	m = m.Clone()
+	m.Applied = by
 	return m
 }
 
-// Returned is the memory once the config of the file runs again, after a Withdraw
-// that leaves no other document.
-func Returned(m floor.Memory) floor.Memory {
+// RolledBack is the memory after the config of a document has failed: it is not
+// tried again.
+func RolledBack(m floor.Memory, target, digest string) floor.Memory {
 	m = m.Clone()
-	m.Applied = floor.Applied{}
-	return m
-}
-
-// RolledBack is the memory after an Adopt whose config has failed: it is not tried
-// again.
-func RolledBack(m floor.Memory, d Decision) floor.Memory {
-	m = m.Clone()
-	key := d.Document.Target.String()
-	if k := m.Documents[key]; k.Digest == d.Digest {
+	if k := m.Documents[target]; k.Digest == digest {
 		k.Failed = true
-		m.Documents[key] = k
+		m.Documents[target] = k
 	}
 	return m
+}
+
+// Desired is the document that counts for the agent; ok is false without any.
+func Desired(m floor.Memory, a Agent) (target string, k floor.Known, ok bool) {
+	target = choice(m, a)
+	return target, m.Documents[target], target != ""
 }

@@ -183,14 +183,14 @@ func TestChoice(t *testing.T) {
 			m = got.Memory
 		}
 		if got.Action == Adopt {
-			m = Committed(m, a, got)
+			m = Running(m, By(m, a, got))
 		}
 		return got
 	}
 	again := func(key string) {
 		t.Helper()
 		d := expect(t, Decide(m, a, key, records[key], now), Adopt, "")
-		m = Committed(m, a, d)
+		m = Running(m, By(m, a, d))
 	}
 	put(Adopt, "all", doc{version: 3})
 	put(Ignore, "all/canary", doc{version: 4, percent: 57})
@@ -225,7 +225,7 @@ func TestChoice(t *testing.T) {
 	if d := put(Withdraw, "all", doc{version: 10, body: "config: {}"}); d.Target != "" {
 		t.Errorf("what counts now: %q", d.Target)
 	}
-	m = Returned(m)
+	m = Running(m, floor.Applied{})
 	expect(t, Decide(m, a, "all", records["all"], now), Ignore, "")
 	// A deletion, which nobody signs, takes nothing back.
 	expect(t, Decide(m, a, own, nil, now), Ignore, "")
@@ -243,7 +243,7 @@ func TestTriedAgainAfterACrashAndNotAfterARollback(t *testing.T) {
 	if d.Save {
 		t.Error("there is nothing new to save")
 	}
-	m = RolledBack(m, d)
+	m = RolledBack(m, d.Document.Target.String(), d.Digest)
 	expect(t, Decide(m, a, own, value, now), Ignore, "")
 	expect(t, Decide(m, a, own, doc{version: 6}.signed(t), now), Adopt, "")
 }

@@ -78,7 +78,8 @@ func decideTrust(m floor.Memory, a Agent, number string, value []byte, clock tim
 }
 
 // DecideCommand judges a record of the command topic by its value and the clock.
-// A command runs once: an id that ran is ignored as Replayed until it expires.
+// A command runs once: an id that ran, or was refused as expired, is ignored as
+// Replayed as long as its record may be read.
 // Whoever calls it saves the memory before the command is run, so that after a
 // crash in between it does not run at all. It is a function of its arguments.
 func DecideCommand(m floor.Memory, a Agent, value []byte, clock time.Time) Decision {
@@ -103,11 +104,11 @@ func DecideCommand(m floor.Memory, a Agent, value []byte, clock time.Time) Decis
 		return d.refuse(trust.Refuse(trust.WrongType, "command %s needs the payload type %s", c.Kind, c.Type()))
 	case again && ran.Digest == d.Digest:
 		d.Code = trust.Replayed
-		return d.known("command " + c.ID + " ran already")
+		return d.known("command " + c.ID + " is known already")
 	case again:
 		return d.refuse(trust.Refuse(trust.Replayed, "id %s belonged to another command (each needs its own)", c.ID))
 	case !now.Before(c.Expires):
-		return d.refuse(trust.Refuse(trust.Expired, "expired at %s (it is %s)", c.Expires.Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
+		return d.late(m, now)
 	case c.Issued.After(now.Add(MaxAhead)):
 		return d.refuse(trust.Refuse(trust.NotYet, "issued at %s (it is %s: is the clock right?)", c.Issued.Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
 	case c.Issued.Before(m.Born):
@@ -116,13 +117,29 @@ func DecideCommand(m floor.Memory, a Agent, value []byte, clock time.Time) Decis
 	next := m.Clone()
 	next.See(clock)
 	next.See(c.Issued)
-	next.Forget(next.Highest)
-	if next.Commands == nil {
-		next.Commands = map[string]floor.Ran{}
-	}
-	if next.Commands[c.ID] = (floor.Ran{Digest: d.Digest, Expires: c.Expires}); len(next.Commands) > floor.MaxCommands {
+	if d.note(&next); len(next.Commands) > floor.MaxCommands {
 		return d.refuse(trust.Refuse(trust.Busy, "%d commands have to be remembered until they expire (let them expire sooner)", floor.MaxCommands))
 	}
 	d.Action, d.Save, d.Memory = Run, true, next
 	return d
+}
+
+// late refuses a command after its expiry. It is noted, so that it is told once.
+func (d Decision) late(m floor.Memory, now time.Time) Decision {
+	c := d.Command
+	d = d.refuse(trust.Refuse(trust.Expired, "expired at %s (it is %s)", c.Expires.Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
+	next := m.Clone()
+	if d.note(&next); len(next.Commands) <= floor.MaxCommands && next.Commands[c.ID].Digest == d.Digest {
+		d.Save, d.Memory = true, next
+	}
+	return d
+}
+
+// note remembers the command and forgets those that need not be remembered.
+func (d Decision) note(m *floor.Memory) {
+	if m.Commands == nil {
+		m.Commands = map[string]floor.Ran{}
+	}
+	m.Commands[d.Command.ID] = floor.Ran{Digest: d.Digest, Expires: d.Command.Expires}
+	m.Forget(m.Highest)
 }

@@ -164,11 +164,18 @@ func TestDecideCommand(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { expect(t, DecideCommand(m, a, tt.value, tt.clock), tt.action, tt.code) })
 	}
+	late := command{id: "c-3", issued: now.Add(-30 * time.Minute), expires: now}.signed(t)
+	told := DecideCommand(m, a, late, now)
+	if !told.Save {
+		t.Error("a command that came too late is not noted")
+	}
+	expect(t, DecideCommand(told.Memory, a, late, now.Add(time.Hour)), Ignore, trust.Replayed) // it is told once
 	for i := range floor.MaxCommands - 1 {
 		m.Commands[fmt.Sprintf("x-%d", i)] = floor.Ran{Expires: now.Add(time.Hour)}
 	}
 	expect(t, DecideCommand(m, a, command{id: "c-2"}.signed(t), now), Refuse, trust.Busy)
-	d := expect(t, DecideCommand(m, a, command{id: "c-2", issued: now.Add(2 * time.Hour)}.signed(t), now.Add(2*time.Hour)), Run, "")
+	later := now.Add(2*time.Hour + floor.KeepCommands)
+	d := expect(t, DecideCommand(m, a, command{id: "c-2", issued: later}.signed(t), later), Run, "")
 	if len(d.Memory.Commands) != 1 {
 		t.Errorf("%d commands are remembered", len(d.Memory.Commands))
 	}

@@ -110,7 +110,7 @@ func expect(t testing.TB, d Decision, action Action, code trust.Code) Decision {
 	if d.Action != action || d.Code != code {
 		t.Errorf("action %d code %q (%s), want action %d code %q", d.Action, d.Code, d.Reason, action, code)
 	}
-	if strings.ContainsAny(d.Reason, "\n\r") || d.Action == Refuse && (d.Reason == "" || d.Save) {
+	if strings.ContainsAny(d.Reason, "\n\r") || d.Action == Refuse && (d.Reason == "" || d.Save && d.Command == nil) {
 		t.Errorf("reason %q, save %t", d.Reason, d.Save)
 	}
 	return d
@@ -123,5 +123,5 @@ func adopt(t testing.TB, m floor.Memory, a Agent, key string, value []byte) floo
 	if d.Save {
 		m = d.Memory
 	}
-	return Committed(m, a, d)
+	return Running(m, By(m, a, d))
 }

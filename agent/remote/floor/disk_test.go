@@ -46,7 +46,7 @@ func (d *disk) call() error {
 
 func (d *disk) changed() { d.pending = append(d.pending, maps.Clone(d.names)) }
 
-func (d *disk) create(name string) (file, error) {
+func (d *disk) Create(name string) (File, error) {
 	if err := d.call(); err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (d *disk) create(name string) (file, error) {
 	return &handle{d, d.nodes[len(d.nodes)-1]}, nil
 }
 
-func (d *disk) rename(from, to string) error {
+func (d *disk) Rename(from, to string) error {
 	if err := d.call(); err != nil {
 		return err
 	}
@@ -70,7 +70,19 @@ func (d *disk) rename(from, to string) error {
 	return nil
 }
 
-func (d *disk) sync() error {
+func (d *disk) Remove(name string) error {
+	if err := d.call(); err != nil {
+		return err
+	}
+	if _, ok := d.names[name]; !ok {
+		return os.ErrNotExist
+	}
+	delete(d.names, name)
+	d.changed()
+	return nil
+}
+
+func (d *disk) Sync() error {
 	if err := d.call(); err != nil || d.lies.dirSync {
 		return err
 	}
@@ -208,22 +220,23 @@ type watch struct {
 	cut func()
 }
 
-func (w *watch) create(name string) (file, error) {
-	f, err := w.disk.create(name)
+func (w *watch) Create(name string) (File, error) {
+	f, err := w.disk.Create(name)
 	w.cut()
 	return &watchedFile{f, w}, err
 }
 
-func (w *watch) rename(from, to string) error { defer w.cut(); return w.disk.rename(from, to) }
-func (w *watch) sync() error                  { defer w.cut(); return w.disk.sync() }
+func (w *watch) Rename(from, to string) error { defer w.cut(); return w.disk.Rename(from, to) }
+func (w *watch) Remove(name string) error     { defer w.cut(); return w.disk.Remove(name) }
+func (w *watch) Sync() error                  { defer w.cut(); return w.disk.Sync() }
 
 type watchedFile struct {
-	file
+	File
 	w *watch
 }
 
-func (f *watchedFile) Write(b []byte) (int, error) { defer f.w.cut(); return f.file.Write(b) }
-func (f *watchedFile) Sync() error                 { defer f.w.cut(); return f.file.Sync() }
+func (f *watchedFile) Write(b []byte) (int, error) { defer f.w.cut(); return f.File.Write(b) }
+func (f *watchedFile) Sync() error                 { defer f.w.cut(); return f.File.Sync() }
 
 // reopen is the version that a start finds; -1: none, -2: it was lost.
 func reopen(t *testing.T, dir string) int {

@@ -178,7 +178,7 @@ func TestSaveDoesNotForget(t *testing.T) {
 		"a target less":               {func(m *Memory) { delete(m.Documents, "all") }, false},
 		"an earlier time":             {func(m *Memory) { m.Highest = now }, false},
 		"a command that may return":   {func(m *Memory) { delete(m.Commands, "c-1") }, false},
-		"an expired command":          {func(m *Memory) { m.See(now.Add(3 * time.Hour)); m.Forget(m.Highest) }, true},
+		"an expired command":          {func(m *Memory) { m.See(now.Add(3*time.Hour + KeepCommands)); m.Forget(m.Highest) }, true},
 		"a new epoch":                 {func(m *Memory) { m.Trust.Number, m.Trust.Epoch, m.Documents, m.Highest = 3, 2, nil, now }, true},
 		"other keys, with the file's": {func(m *Memory) { m.Trust.Base, m.Trust.Epoch, m.Documents, m.Highest = "c", 0, nil, now }, true},
 		"no keys, and forgetful":      {func(m *Memory) { m.Documents = nil }, false},

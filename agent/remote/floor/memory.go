@@ -15,6 +15,10 @@ import (
 const (
 	MaxTargets  = 256
 	MaxCommands = 1000
+
+	// KeepCommands is how long an id is remembered beyond its expiry: as long as
+	// the record may still be read, so that it is told once that it came too late.
+	KeepCommands = 8 * 24 * time.Hour
 )
 
 // Memory is the whole of it. The zero value is that of an agent that knows
@@ -31,7 +35,7 @@ type Memory struct {
 	Documents map[string]Known `json:"documents,omitempty"`
 	// The document whose config runs, proven; zero: the config of the file.
 	Applied Applied `json:"applied,omitzero"`
-	// Ids of commands, until they expire.
+	// Ids of commands, until KeepCommands after they expire.
 	Commands map[string]Ran `json:"commands,omitempty"`
 	// The keys that trust documents brought; nil: those of the config.
 	Trust *Trust `json:"trust,omitempty"`
@@ -101,9 +105,9 @@ func (m *Memory) See(t time.Time) {
 	}
 }
 
-// Forget drops the commands that have expired at the time.
+// Forget drops the commands that had expired KeepCommands before the time.
 func (m *Memory) Forget(now time.Time) {
-	maps.DeleteFunc(m.Commands, func(_ string, r Ran) bool { return !now.Before(r.Expires) })
+	maps.DeleteFunc(m.Commands, func(_ string, r Ran) bool { return !now.Before(r.Expires.Add(KeepCommands)) })
 }
 
 // raise takes what a running config says of itself as the least there is.

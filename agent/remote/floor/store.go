@@ -46,15 +46,17 @@ const (
 
 var copies = [2]string{"memory.0", "memory.1"}
 
-// folder is where the copies lie. Each call returns when it is done; sync makes
+// Folder is where files are changed. Each call returns when it is done; Sync makes
 // the names durable.
-type folder interface {
-	create(name string) (file, error) // empty, whatever was there
-	rename(from, to string) error
-	sync() error
+type Folder interface {
+	Create(name string) (File, error) // empty, whatever was there
+	Rename(from, to string) error
+	Remove(name string) error // fs.ErrNotExist where it is not there
+	Sync() error
 }
 
-type file interface {
+// File is one that is being written.
+type File interface {
 	io.WriteCloser
 	Sync() error
 }
@@ -62,7 +64,7 @@ type file interface {
 // Store is an open memory. It is for one goroutine, and one process: the lock of
 // the data directory sees to that.
 type Store struct {
-	folder  folder
+	folder  Folder
 	memory  Memory
 	counter uint64
 }
@@ -80,10 +82,15 @@ type Report struct {
 // that of the build, should bound it from below. An error is one of the file
 // system, or names a memory that a newer version has written.
 func Open(dir string, running Applied, now time.Time) (*Store, Report, error) {
+	return OpenIn(Dir(dir), dir, running, now)
+}
+
+// OpenIn is Open with a Folder that changes dir; what is there is read from dir.
+func OpenIn(folder Folder, dir string, running Applied, now time.Time) (*Store, Report, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, Report{}, fmt.Errorf("make the folder of the memory: %w", err)
 	}
-	s := &Store{folder: realFolder(dir)}
+	s := &Store{folder: folder}
 	report, err := s.read(dir)
 	if err != nil {
 		return nil, report, fmt.Errorf("read the memory: %w", err)
@@ -128,7 +135,7 @@ func (s *Store) read(dir string) (r Report, err error) {
 	if err := os.Remove(filepath.Join(dir, tmpName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return r, err
 	}
-	return r, errors.Join(s.folder.sync(), syncDir(filepath.Dir(dir)))
+	return r, errors.Join(s.folder.Sync(), syncDir(filepath.Dir(dir)))
 }
 
 // readSynced reads a file that is on the disk for certain.
@@ -198,8 +205,12 @@ func (s *Store) Save(m Memory) error {
 	return nil
 }
 
-func (s *Store) write(name string, data []byte) error {
-	f, err := s.folder.create(tmpName)
+func (s *Store) write(name string, data []byte) error { return replace(s.folder, tmpName, name, data) }
+
+// replace puts a file in the place of another, or of none; it is durable when it
+// returns, and never there in part.
+func replace(folder Folder, tmp, name string, data []byte) error {
+	f, err := folder.Create(tmp)
 	if err != nil {
 		return err
 	}
@@ -210,24 +221,30 @@ func (s *Store) write(name string, data []byte) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := s.folder.rename(tmpName, name); err != nil {
+	if err := folder.Rename(tmp, name); err != nil {
 		return err
 	}
-	return s.folder.sync()
+	return folder.Sync()
 }
 
-// realFolder is a folder of the file system.
-type realFolder string
+// Dir is a Folder of the file system.
+type Dir string
 
-func (d realFolder) create(name string) (file, error) {
+// Create implements Folder.
+func (d Dir) Create(name string) (File, error) {
 	return os.OpenFile(filepath.Join(string(d), name), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 }
 
-func (d realFolder) rename(from, to string) error {
+// Rename implements Folder.
+func (d Dir) Rename(from, to string) error {
 	return os.Rename(filepath.Join(string(d), from), filepath.Join(string(d), to))
 }
 
-func (d realFolder) sync() error { return syncDir(string(d)) }
+// Remove implements Folder.
+func (d Dir) Remove(name string) error { return os.Remove(filepath.Join(string(d), name)) }
+
+// Sync implements Folder.
+func (d Dir) Sync() error { return syncDir(string(d)) }
 
 func syncDir(dir string) error {
 	f, err := os.Open(dir)

@@ -1,0 +1,172 @@
+package floor
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Beside the memory lie the configs that came over the uplink:
+//
+//	config.good    the last one that has proven itself
+//	config.trial   one that is being tried, and how often it was
+//
+// each one line and the JSON of Good or Trial:
+//
+//	sluice-config 1 <SHA-256 of the JSON, hex>\n{…}
+//
+// Adopting one goes through these steps, each durable before the next begins:
+//
+//	step                          a start after it runs
+//	memory: the version is seen   the good one; the topic brings the document again
+//	config.trial is written       the trial goes on, one start more is counted
+//	the parts are changed         the trial goes on
+//	config.trial -> config.good   the new one (rename: never both, never none)
+//	memory: it is applied         the new one
+//
+// and rolling back through these:
+//
+//	memory: it has failed         the good one; a trial that is marked so is dropped
+//	config.trial is removed       the good one
+//	the parts are changed back    the good one
+//
+// A file is synced before it gets its name, and what is read is synced before
+// anybody acts by it, as for the memory. A good one that is damaged is as if there
+// was none: then the config of the file counts.
+const (
+	goodName   = "config.good"
+	trialName  = "config.trial"
+	tmpConfig  = "config.tmp"
+	configHead = "sluice-config"
+	maxConfig  = 4 << 20
+)
+
+// Good is a config that has proven itself.
+type Good struct {
+	Applied Applied `json:"applied"`
+	Text    string  `json:"text"`
+}
+
+// Trial is a config that is being tried.
+type Trial struct {
+	Good
+	// The document that asks for it: that of Applied, or one that withdraws.
+	Target string `json:"for"`
+	Digest string `json:"digest"`
+	// It is the config of the file, as it is at each start.
+	File bool `json:"file,omitempty"`
+	// How often it was begun, by a change or by a start.
+	Starts int `json:"starts"`
+	// What was up before, "source NAME" or "uplink NAME", and must be again.
+	Up []string `json:"up,omitempty"`
+}
+
+// Configs are the stored configs. They are for one goroutine.
+type Configs struct {
+	folder Folder
+	dir    string
+	Good   *Good  // nil: there is none
+	Trial  *Trial // nil: there is none
+}
+
+// OpenConfigs reads what is stored in dir, which must exist, and is changed through
+// folder. damaged names the files that cannot be read: they are left out. An error
+// is one of the file system, or names a file that a newer version has written.
+func OpenConfigs(folder Folder, dir string) (c *Configs, damaged []string, err error) {
+	c = &Configs{folder: folder, dir: dir}
+	var good Good
+	var trial Trial
+	for name, into := range map[string]any{goodName: &good, trialName: &trial} {
+		switch err := readConfig(filepath.Join(dir, name), into); {
+		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, errDamaged):
+			damaged = append(damaged, name)
+		case err != nil:
+			return nil, nil, fmt.Errorf("read %s: %w", name, err)
+		case name == goodName:
+			c.Good = &good
+		default:
+			c.Trial = &trial
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, tmpConfig)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	return c, damaged, folder.Sync()
+}
+
+func readConfig(path string, into any) error {
+	data, err := readSynced(path)
+	if err != nil {
+		return err
+	}
+	line, body, ok := bytes.Cut(data, []byte("\n"))
+	words := bytes.Fields(line)
+	switch {
+	case !ok || len(data) > maxConfig || len(words) != 3 || string(words[0]) != configHead || string(words[2]) != digest(body):
+		return errDamaged
+	case string(words[1]) != "1":
+		return errNewer
+	case json.Unmarshal(body, into) != nil:
+		return errDamaged
+	}
+	return nil
+}
+
+// Try stores what is to be tried, durably when it returns.
+func (c *Configs) Try(t Trial) error {
+	body, err := json.Marshal(t)
+	if err == nil {
+		data := append(fmt.Appendf(nil, "%s 1 %s\n", configHead, digest(body)), body...)
+		if len(data) > maxConfig {
+			err = fmt.Errorf("%d bytes (at most %d)", len(data), maxConfig)
+		} else {
+			err = replace(c.folder, tmpConfig, trialName, data)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("store the config on trial: %w", err)
+	}
+	c.Trial = &t
+	return nil
+}
+
+// Commit makes the one on trial the good one, durably when it returns; that of the
+// file leaves none. It may be called again after an error.
+func (c *Configs) Commit() error {
+	var err error
+	if c.Trial.File {
+		err = errors.Join(c.remove(goodName), c.remove(trialName))
+	} else if err = c.folder.Rename(trialName, goodName); err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = c.folder.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("keep the config: %w", err)
+	}
+	good := c.Trial.Good
+	if c.Good = &good; c.Trial.File {
+		c.Good = nil
+	}
+	c.Trial = nil
+	return nil
+}
+
+// Drop removes the one on trial, durably when it returns.
+func (c *Configs) Drop() error {
+	if err := c.remove(trialName); err != nil {
+		return fmt.Errorf("remove the config on trial: %w", err)
+	}
+	c.Trial = nil
+	return nil
+}
+
+func (c *Configs) remove(name string) error {
+	if err := c.folder.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return c.folder.Sync()
+}
