@@ -27,6 +27,7 @@ import (
 
 	"sluice/agent/config"
 	"sluice/agent/control"
+	"sluice/agent/web"
 )
 
 // How a stop may spend its ten seconds. Sources and uplinks bound their own
@@ -51,7 +52,8 @@ type Agent struct {
 	log     *slog.Logger
 	started time.Time
 
-	now     atomic.Pointer[parts] // what runs; only the goroutine of New and then Run sets it
+	now     atomic.Pointer[parts]      // what runs; only the goroutine of New and then Run sets it
+	config  atomic.Pointer[web.Config] // how it stands with it
 	gate    *gate
 	control *control.Server
 	meters  *meters
@@ -83,6 +85,7 @@ func New(cfg *config.Config, opt Options) (*Agent, error) {
 	a.members.add(stageSource, "security reports", a.reports.run)
 	a.members.ended = make(chan ended)
 	a.now.Store(&parts{})
+	a.config.Store(&web.Config{File: opt.File, State: "applied"})
 	if err := a.change(cfg); err != nil {
 		return nil, errors.Join(err, a.close())
 	}

@@ -18,7 +18,7 @@ import (
 // the longest prefix decides. What is not listed may import nothing of ours.
 // Data flows driver → buffer → uplink, and only agent sees all.
 var mayImport = map[string][]string{
-	"agent":                     {"agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/tree", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink", "uplink/oauth"},
+	"agent":                     {"agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/floor", "agent/remote/tree", "agent/remote/trust", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink", "uplink/channel", "uplink/oauth"},
 	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/tree", "agent/remote/trust", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},

@@ -22,12 +22,15 @@ func (a *Agent) Status() web.Status {
 	p := a.parts()
 	st := web.Status{
 		Agent: p.cfg.Agent.ID, Version: a.opt.Version, Labels: p.cfg.Agent.Labels, UptimeSeconds: time.Since(a.started).Seconds(),
-		Reasons: []string{}, Unhealthy: []string{}, Unready: []string{}, Config: web.Config{File: a.opt.File, State: "applied"},
+		Reasons: []string{}, Unhealthy: []string{}, Unready: []string{}, Config: *a.config.Load(),
 		Sources: map[string]web.Source{}, Classes: map[string]web.Class{}, Uplinks: map[string]web.Uplink{},
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	st.Memory = web.Memory{LimitBytes: int64(p.cfg.Agent.MemoryLimit), HeapBytes: m.HeapAlloc}
+	if c := st.Config; c.Code != "" {
+		st.Reasons = append(st.Reasons, fmt.Sprintf("config: %s, %s: %s", c.State, c.Code, c.Reason))
+	}
 	log := p.logStats()
 	st.Incarnation = log.Incarnation
 	for name, c := range log.Classes {

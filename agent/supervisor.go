@@ -8,17 +8,26 @@ import (
 	"time"
 
 	"sluice/agent/config"
+	"sluice/agent/remote/floor"
 	"sluice/agent/web"
+	"sluice/buffer"
 )
+
+// keeperGrace is how long a stop waits for commands that are under way once the
+// agent has stopped.
+const keeperGrace = time.Second
 
 // Supervisor runs the config of a file, and what it becomes while it runs.
 type Supervisor struct {
-	File    string                         // the config's file, for messages
-	Load    func() (*config.Config, error) // reads it
-	Version string                         // of the program
-	Out     io.Writer                      // where the log goes
-	Reload  <-chan os.Signal               // asks for the file to be read again; nil: never
-	Notify  Notifier                       // is told how it goes
+	File    string                                    // the config's file, for messages
+	Load    func() (*config.Config, error)            // reads it
+	Parse   func(text []byte) (*config.Config, error) // reads a config that came over an uplink
+	Version string                                    // of the program
+	Out     io.Writer                                 // where the log goes
+	Reload  <-chan os.Signal                          // asks for the file to be read again; nil: never
+	Notify  Notifier                                  // is told how it goes
+
+	folder func(dir string) floor.Folder // where remote configs are stored; nil: the file system
 }
 
 // Notifier is told how the agent is, by one goroutine. Its methods must not
@@ -58,11 +67,50 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	}
 }
 
-// runOne runs an agent with cfg until it ends, or until a reload gives a config
-// that needs another one. started says whether it ran at all.
-func (s *Supervisor) runOne(ctx context.Context, cfg *config.Config) (next *config.Config, started bool, err error) {
-	logs := NewLogs(s.Out, cfg.Log)
-	a, err := New(cfg, Options{Version: s.Version, File: s.File, Log: logs.Logger(), Logs: logs})
+// start makes an agent for the config of the file, or for what a remote config
+// has made of it; k is nil where none is wanted.
+func (s *Supervisor) start(file *config.Config, logs *Logs) (a *Agent, k *keeper, err error) {
+	log := logs.Logger()
+	cfg := file
+	if file.Remote != nil {
+		switch k, err = openKeeper(s, file, log); {
+		case errors.Is(err, buffer.ErrInUse):
+			return nil, nil, err
+		case err != nil: // events come first
+			log.Error("remote config does not work; the config of the file runs", "error", err)
+		default:
+			cfg = k.begin()
+		}
+	}
+	for {
+		logs.Set(cfg.Log)
+		if a, err = New(cfg, Options{Version: s.Version, File: s.File, Log: log, Logs: logs}); err == nil {
+			break
+		}
+		var other *config.Config
+		if k != nil && !errors.Is(err, buffer.ErrInUse) {
+			other = k.instead(cfg, err)
+		}
+		if other == nil {
+			if k != nil {
+				k.close()
+			}
+			return nil, nil, err
+		}
+		cfg = other
+	}
+	if k != nil {
+		k.attach(a)
+	}
+	return a, k, nil
+}
+
+// runOne runs an agent with the config of the file until it ends, or until a
+// reload gives a config that needs another one. started says whether it ran at
+// all.
+func (s *Supervisor) runOne(ctx context.Context, file *config.Config) (next *config.Config, started bool, err error) {
+	logs := NewLogs(s.Out, file.Log)
+	a, k, err := s.start(file, logs)
 	if err != nil {
 		return nil, false, err
 	}
@@ -70,10 +118,22 @@ func (s *Supervisor) runOne(ctx context.Context, cfg *config.Config) (next *conf
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
+	if k != nil {
+		kept := make(chan error, 1)
+		defer func() {
+			stop()
+			select {
+			case _ = <-kept: // nil
+			case <-time.After(keeperGrace):
+			}
+			k.close()
+		}()
+		go func() { kept <- k.run(ctx) }()
+	}
 	s.Notify.Ready()
 	beat := time.NewTicker(s.Notify.Every())
 	defer beat.Stop()
-	r := reloading{Supervisor: s, agent: a, running: cfg}
+	r := reloading{Supervisor: s, agent: a, keeper: k, running: file}
 	for {
 		select {
 		case err = <-ended:
@@ -97,6 +157,7 @@ func (s *Supervisor) runOne(ctx context.Context, cfg *config.Config) (next *conf
 type reloading struct {
 	*Supervisor
 	agent   *Agent
+	keeper  *keeper // nil: there is none
 	running *config.Config
 	wanted  *config.Config // is being applied
 	done    chan error
@@ -120,7 +181,7 @@ func (r *reloading) begin(ctx context.Context) {
 		log.Info("reloading the config")
 		r.Notify.Reloading()
 		r.wanted, r.done = cfg, make(chan error, 1)
-		go func() { r.done <- r.agent.Apply(ctx, cfg) }() // end reads it, or nobody needs it any more
+		go func() { r.done <- r.apply(ctx, cfg) }() // end reads it, or nobody needs it any more
 	}
 }
 
@@ -143,4 +204,14 @@ func (r *reloading) end(ctx context.Context, err error) (next *config.Config) {
 		r.begin(ctx)
 	}
 	return nil
+}
+
+func (r *reloading) apply(ctx context.Context, cfg *config.Config) error {
+	switch {
+	case (cfg.Remote != nil) != (r.running.Remote != nil):
+		return ErrOther
+	case r.keeper != nil:
+		return r.keeper.Reload(ctx, cfg)
+	}
+	return r.agent.Apply(ctx, cfg)
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"sluice/agent/config"
@@ -187,4 +188,10 @@ func usage(w io.Writer) {
 // load reads the config that -c names.
 func (c *call) load() (*config.Config, error) {
 	return config.Load(c.file, config.Options{Env: c.Env})
+}
+
+// parseRemote reads a config that came over an uplink; relative paths start where
+// those of the file do.
+func (c *call) parseRemote(text []byte) (*config.Config, error) {
+	return config.Parse(filepath.Join(filepath.Dir(c.file), "remote"), text, config.Options{Env: c.Env})
 }

@@ -14,6 +14,6 @@ func run(ctx context.Context, c *call) error {
 	}
 	n := newNotifier(c.Env)
 	defer n.close()
-	s := agent.Supervisor{File: c.file, Load: c.load, Version: c.Build.Version, Out: c.Err, Reload: c.Reload, Notify: n}
+	s := agent.Supervisor{File: c.file, Load: c.load, Parse: c.parseRemote, Version: c.Build.Version, Out: c.Err, Reload: c.Reload, Notify: n}
 	return s.Run(ctx)
 }

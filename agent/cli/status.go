@@ -99,6 +99,9 @@ func ask(ctx context.Context, addr string) ([]byte, *web.Status, error) {
 func show(out io.Writer, st, before *web.Status, since time.Duration) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "%s  Sluice %s  up %s\n", st.Agent, st.Version, time.Duration(st.UptimeSeconds*float64(time.Second)).Round(time.Second))
+	if text := st.Config.Text(); text != "" {
+		fmt.Fprintf(w, "config: %s\n", plainText(text))
+	}
 	for _, r := range st.Reasons {
 		fmt.Fprintf(w, "! %s\n", r)
 	}

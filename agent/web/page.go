@@ -35,6 +35,9 @@ func writePage(w io.Writer, st Status) {
 	} else {
 		b.WriteString("<p class=\"box bad\">" + strings.ReplaceAll(html.EscapeString(strings.Join(st.Reasons, "\n")), "\n", "<br>") + "</p>\n")
 	}
+	if text := st.Config.Text(); text != "" {
+		b.WriteString("<p>Config: " + html.EscapeString(text) + "</p>\n")
+	}
 	table(&b, "Sources", []string{"Source", "State", "#Taken", "#Refused"}, st.Sources, func(name string, s Source) []string {
 		return []string{name, mark(s.Up, s.State, s.LastError), total(s.Taken), total(s.Rejected)}
 	})

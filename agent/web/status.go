@@ -1,6 +1,9 @@
 package web
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Status is what /api/v1/status shows, and all that the status page and
 // "sluice status" know.
@@ -25,9 +28,38 @@ type Status struct {
 
 // Config says which config runs.
 type Config struct {
-	File    string `json:"file"`
-	Version uint64 `json:"version"` // of a config that came over the uplink; 0: the local file
-	State   string `json:"state"`
+	File    string    `json:"file"`
+	Version uint64    `json:"version"`           // of a config that came over the uplink; 0: the local file
+	State   string    `json:"state"`             // applied, applying, trial, rolled_back, rejected
+	Remote  bool      `json:"remote"`            // configs may come over an uplink
+	Desired uint64    `json:"desired,omitempty"` // version that the config topic asks for; 0: none
+	Target  string    `json:"target,omitempty"`  // of the document that runs
+	Code    string    `json:"code,omitempty"`    // why it is as it is, in a stable word
+	Reason  string    `json:"reason,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+}
+
+// Text says in a line which config runs and how it stands with it; empty where
+// there is only the file.
+func (c Config) Text() string {
+	if !c.Remote {
+		return ""
+	}
+	s := "that of the file"
+	if c.Version > 0 {
+		s = fmt.Sprintf("version %d of %s", c.Version, c.Target)
+	}
+	if c.Desired > 0 && c.Desired != c.Version {
+		s += fmt.Sprintf(" (desired: %d)", c.Desired)
+	}
+	s += ", " + c.State
+	if !c.Since.IsZero() {
+		s += " since " + c.Since.UTC().Format(time.RFC3339)
+	}
+	if c.Code != "" {
+		s += ", " + c.Code + ": " + c.Reason
+	}
+	return s
 }
 
 // Memory is what the Go runtime holds.

@@ -38,7 +38,7 @@ const (
 // Record is a record of the config topic or the command topic.
 type Record struct {
 	Topic     string
-	Key       string // never empty
+	Key       string // empty: a batch so large that not even its keys were read; Oversized then
 	Value     []byte // nil: a deletion, or Oversized. It belongs to the handler
 	Partition int32
 	Offset    int64

@@ -98,7 +98,7 @@ func TestRubbishIsSkipped(t *testing.T) {
 	s := newSeen()
 	r.start(s, func(key string) bool { return len(key) < 2000 })
 	lines := s.until(t, "caught up", 1)
-	for i, want := range []string{"config all 1", "config all oversized", fmt.Sprintf("config all %d bytes", MaxValue), "config all 2"} {
+	for i, want := range []string{"config all 1", "config all oversized", fmt.Sprintf("config all %d bytes", MaxValue), "config  oversized", "config all 2", "config  oversized"} {
 		if i >= len(lines) || lines[i] != want {
 			t.Fatalf("line %d: want %q in %q", i, want, lines)
 		}

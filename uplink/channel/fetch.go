@@ -137,7 +137,7 @@ func (r *reader) take(ctx context.Context, a answer) {
 		a.err = kerr.ErrorForCode(a.resp.ErrorCode)
 	}
 	if a.err != nil {
-		r.failed(l, a)
+		r.failed(ctx, l, a)
 		return
 	}
 	r.c.link.set(true)
@@ -183,8 +183,19 @@ func (r *reader) paced(l *leader, moved bool, wrong error, took time.Duration) {
 	}
 }
 
+// skipped tells the handler of a batch of which nothing can be read.
+func (r *reader) skipped(ctx context.Context, p *partition) {
+	rec := Record{Topic: p.topic.name, Partition: p.number, Offset: p.next, Oversized: true}
+	if p.topic.command {
+		r.handler.Command(ctx, rec)
+		return
+	}
+	r.fresh = true
+	r.handler.Config(ctx, rec)
+}
+
 // failed waits after a fetch that got no answer.
-func (r *reader) failed(l *leader, a answer) {
+func (r *reader) failed(ctx context.Context, l *leader, a answer) {
 	if isTooLarge(a.err) {
 		if len(a.asked) > 1 {
 			l.alone = 2 * len(a.asked) // whose is it?
@@ -195,6 +206,9 @@ func (r *reader) failed(l *leader, a answer) {
 			return
 		}
 		r.log.Warn("something larger than any config is skipped", "topic", p.topic.name, "partition", p.number, "offset", p.next, "limit", maxResponse)
+		if !p.skip.active {
+			r.skipped(ctx, p)
+		}
 		p.next = p.skip.tooLarge(p.next)
 		l.alone++
 		l.until = time.Now().Add(aloneWait)

@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"sluice/agent/remote"
+	"sluice/agent/remote/document"
+	"sluice/agent/remote/trust"
+	"sluice/uplink/channel"
+)
+
+// Commander does what a command asks for. Do blocks until that is done or ctx
+// ends, which is when the agent stops. What it returns is shown on the status
+// topic as JSON. It may be called by several goroutines at once.
+type Commander interface {
+	Do(ctx context.Context, cmd *document.Command) (result any, err error)
+}
+
+const (
+	commandsKept    = 16       // of which the status tells
+	commandsRunning = 4        // at a time
+	resultLimit     = 64 << 10 // bytes of a result
+)
+
+// commandLog is what became of the last commands.
+type commandLog struct {
+	list    []remote.CommandStatus // the newest last
+	running int
+}
+
+// note puts down how it stands with a command, in place of what was said before.
+func (l *commandLog) note(c remote.CommandStatus) {
+	c.Time = time.Now().UTC()
+	for i := range l.list {
+		if c.ID != "" && l.list[i].ID == c.ID {
+			list := append([]remote.CommandStatus{}, l.list[:i]...)
+			l.list = append(append(list, l.list[i+1:]...), c)
+			return
+		}
+	}
+	l.list = append(append([]remote.CommandStatus{}, l.list...), c)
+	if len(l.list) > commandsKept {
+		l.list = l.list[1:]
+	}
+}
+
+// command judges a record of the command topic, remembers the command and has it
+// done.
+func (k *keeper) command(ctx context.Context, r channel.Record) {
+	if r.Oversized {
+		k.refuse(refusal{record: r, what: "command", code: trust.TooLarge, reason: "an envelope has at most 1 MiB"})
+		return
+	}
+	if len(r.Value) == 0 {
+		return // a deletion
+	}
+	d := remote.DecideCommand(k.store.Memory(), k.who(), r.Value, time.Now())
+	if d.Action == remote.Run && k.commander == nil {
+		d.Action, d.Code, d.Reason = remote.Refuse, trust.Invalid, "this agent does not take commands"
+	}
+	if d.Action == remote.Run && k.commands.running >= commandsRunning {
+		d.Action, d.Code, d.Reason, d.Save = remote.Refuse, trust.Busy, fmt.Sprintf("%d commands are under way (send it again later)", commandsRunning), false
+	}
+	if d.Save && !k.save(d.Memory) {
+		d.Action, d.Code, d.Reason = remote.Refuse, remote.NotStored, "it cannot be remembered, so it is not run"
+	}
+	switch d.Action {
+	case remote.Refuse:
+		if d.Command != nil {
+			k.commands.note(remote.CommandStatus{ID: d.Command.ID, Kind: d.Command.Kind, State: remote.CommandRefused, Code: d.Code, Reason: oneLine(d.Reason)})
+		} else {
+			k.commands.note(remote.CommandStatus{State: remote.CommandRefused, Code: d.Code, Reason: oneLine(d.Reason)})
+		}
+		k.refuse(refusal{record: r, what: "command", code: d.Code, reason: d.Reason, signed: d.Signers})
+	case remote.Run:
+		k.runCommand(ctx, d)
+	}
+}
+
+// runCommand has a command done that is remembered, and tells the end of it.
+func (k *keeper) runCommand(ctx context.Context, d remote.Decision) {
+	c := d.Command
+	said := remote.CommandStatus{ID: c.ID, Kind: c.Kind, State: remote.CommandRunning}
+	k.log.Info("a command begins", "id", c.ID, "kind", c.Kind, "signed", d.Signers)
+	k.agent.reports.report("command", "", map[string]any{"id": c.ID, "kind": c.Kind, "signed": d.Signers})
+	k.commands.running++
+	k.commands.note(said)
+	k.tell()
+	k.wg.Go(func() {
+		result, err := k.commander.Do(ctx, c)
+		said.State = remote.CommandDone
+		if err != nil {
+			said.State, said.Reason = remote.CommandFailed, oneLine(err.Error())
+		}
+		if result != nil {
+			if said.Result, err = json.Marshal(result); err != nil || len(said.Result) > resultLimit {
+				said.Result = nil
+				said.Reason = oneLine(fmt.Sprintf("its result of %d bytes is not shown %s", len(said.Result), said.Reason))
+			}
+		}
+		k.do(ctx, func() {
+			k.commands.running--
+			k.log.Info("a command ends", "id", c.ID, "kind", c.Kind, "state", said.State, "reason", said.Reason)
+			k.commands.note(said)
+			k.tell()
+		})
+	})
+}

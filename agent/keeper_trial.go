@@ -1,0 +1,287 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"sluice/agent/config"
+	"sluice/agent/remote"
+	"sluice/agent/remote/floor"
+	"sluice/agent/remote/trust"
+	"sluice/buffer"
+)
+
+// proofHold is how long everything must be well, without a break, for a config to
+// count as proven.
+const proofHold = time.Second
+
+// trial is a config that runs and has to prove itself.
+type trial struct {
+	floor.Trial
+	cfg     *config.Config
+	text    []byte
+	since   time.Time
+	good    time.Time          // since when everything is well; zero: it isn't
+	before  map[string]*member // uplinks as they were before; those that are the same need not prove anything
+	number  uint64             // of the first status record of the trial
+	acked   bool               // it, or a later one, was acknowledged
+	missing []string           // what was not well when it was looked at
+}
+
+func newTrial(t floor.Trial, cfg *config.Config, text []byte) *trial {
+	return &trial{Trial: t, cfg: cfg, text: text, since: time.Now(), missing: []string{"it has just begun"}}
+}
+
+// adopt begins the trial of what is pending.
+func (k *keeper) adopt(ctx context.Context) {
+	d := k.pending
+	k.pending = nil
+	t := floor.Trial{Target: d.Document.Target.String(), Digest: d.Digest, Starts: 1, Up: k.up()}
+	cfg, text := k.file, k.file.Text()
+	if d.Action == remote.Withdraw && d.Target != "" { // whose document was not looked at closely
+		if k.withdrew != d.Digest {
+			k.withdrew = d.Digest
+			_ = k.relink(ctx, true) // its error is logged
+		}
+		return
+	}
+	if t.File = d.Action == remote.Withdraw; !t.File {
+		var err error
+		t.Good = floor.Good{Applied: remote.By(k.store.Memory(), k.who(), *d), Text: string(d.Config)}
+		if text = d.Config; len(d.Kept) > 0 {
+			k.log.Warn("a document wants to change what is locked", "target", t.Target, "kept", d.Kept)
+		}
+		if cfg, err = k.parse(text); err != nil { // Decide has checked it; a secret may have vanished since
+			k.notice = &verdict{code: trust.Invalid, reason: oneLine(err.Error())}
+			return
+		}
+	}
+	if err := k.configs.Try(t); err != nil {
+		k.noticed(remote.NotStored, "%v", err)
+		k.later()
+		k.tell()
+		return
+	}
+	k.try(ctx, newTrial(t, cfg, text))
+}
+
+// try changes the agent to a config whose intent is durable.
+func (k *keeper) try(ctx context.Context, t *trial) {
+	k.log.Info("a config is tried", "target", t.Target, "version", t.Applied.Version, "file", t.File)
+	k.phase = remote.StateApplying
+	k.trial = t
+	k.tell()
+	t.before = k.agent.parts().uplinkMembers()
+	if err := k.agent.tryOut(ctx, t.cfg, k.faults); err != nil {
+		if ctx.Err() == nil && !errors.Is(err, errStopped) { // else the next start goes on
+			k.rollBack(ctx, remote.StartFailed, err.Error())
+		}
+		return
+	}
+	k.watch(ctx, t)
+}
+
+// watch begins the time in which a config that runs has to prove itself.
+func (k *keeper) watch(ctx context.Context, t *trial) {
+	t.since, t.good, k.phase = time.Now(), time.Time{}, remote.StateTrial
+	_ = k.relink(ctx, false) // its error is logged, and without it there is no proof
+	// It goes through every uplink that takes reports: something for them to prove
+	// themselves by.
+	k.agent.reports.report("config-trial", "", k.about(t))
+	t.number = k.told.number + 1
+	k.tell()
+}
+
+func (k *keeper) about(t *trial) map[string]any {
+	return map[string]any{"target": t.Target, "version": t.Applied.Version, "epoch": t.Applied.Epoch, "digest": t.Digest, "file": t.File}
+}
+
+// up names what works now.
+func (k *keeper) up() (names []string) {
+	p := k.agent.parts()
+	for _, s := range p.sources {
+		if s.driver.Stats().Up {
+			names = append(names, "source "+s.name)
+		}
+	}
+	for _, u := range p.uplinks {
+		if u.kafka.Stats().Up {
+			names = append(names, "uplink "+u.name)
+		}
+	}
+	return names
+}
+
+// acknowledged is told that a status record was.
+func (k *keeper) acknowledged(number uint64) {
+	if k.trial != nil && k.trial.number > 0 && number >= k.trial.number {
+		k.trial.acked = true
+	}
+}
+
+// judge looks whether the config on trial has proven itself, or its time is over.
+func (k *keeper) judge(ctx context.Context) {
+	t := k.trial
+	now := time.Now()
+	t.missing = k.unproven(t)
+	switch {
+	case len(t.missing) > 0:
+		t.good = time.Time{}
+	case t.good.IsZero():
+		t.good = now
+	case now.Sub(t.good) >= proofHold:
+		k.commit(ctx)
+		return
+	}
+	if limit := t.cfg.Remote.Trial; now.Sub(t.since) > limit {
+		if len(t.missing) == 0 {
+			t.missing = []string{"it was not well for long enough"}
+		}
+		k.rollBack(ctx, remote.TrialFailed, fmt.Sprintf("not proven within %s: %s", limit, strings.Join(t.missing, "; ")))
+	}
+}
+
+// unproven says what is not as it should be.
+func (k *keeper) unproven(t *trial) (list []string) {
+	p := k.agent.parts()
+	log := p.buffer.Stats()
+	for name, c := range log.Classes {
+		if c.Fault != "" {
+			list = append(list, fmt.Sprintf("buffer, class %s: cannot be written: %s", name, c.Fault))
+		}
+	}
+	for _, was := range t.Up {
+		kind, name, _ := strings.Cut(was, " ")
+		if kind == "source" && p.cfg.Source(name) != nil {
+			list = append(list, unprovenSource(p.source(name), name)...)
+		} else if kind == "uplink" && p.cfg.Uplink(name) != nil && name != p.cfg.Remote.Uplink {
+			list = append(list, unprovenUplink(p.uplink(name), name, t, log)...)
+		}
+	}
+	name := p.cfg.Remote.Uplink
+	if u := p.uplink(name); !t.acked && (u == nil || !u.kafka.Stats().Up || !u.kafka.Stats().LastAck.After(t.since)) {
+		reason := "no status record was acknowledged over it"
+		if u != nil {
+			reason += ", " + u.kafka.Stats().State
+		}
+		list = append(list, fmt.Sprintf("uplink %s: %s", name, reason))
+	} else if slices.Contains(t.Up, "uplink "+name) && (u == nil || !u.kafka.Stats().Up) {
+		list = append(list, unprovenUplink(u, name, t, log)...)
+	}
+	slices.Sort(list)
+	return list
+}
+
+func unprovenSource(s *source, name string) []string {
+	if s == nil {
+		return []string{fmt.Sprintf("source %s: it does not run", name)}
+	}
+	if st := s.driver.Stats(); !st.Up {
+		return []string{fmt.Sprintf("source %s was up: %s", name, withError(st.State, st.LastError))}
+	}
+	return nil
+}
+
+// unprovenUplink wants an acknowledgement of an uplink that was made anew, if it has
+// anything to send.
+func unprovenUplink(u *destination, name string, t *trial, log buffer.Stats) []string {
+	if u == nil {
+		return []string{fmt.Sprintf("uplink %s: it does not run", name)}
+	}
+	st := u.kafka.Stats()
+	if !st.Up {
+		return []string{fmt.Sprintf("uplink %s was up: %s", name, withError(st.State, st.LastError))}
+	}
+	if u.member == t.before[name] || st.LastAck.After(t.since) {
+		return nil
+	}
+	_, reports := log.Classes[config.SecurityClass].Uplinks[name]
+	for _, c := range log.Classes {
+		if reports || c.Uplinks[name].Lag > 0 {
+			return []string{fmt.Sprintf("uplink %s: nothing was acknowledged over it yet, %s", name, st.State)}
+		}
+	}
+	return nil
+}
+
+// commit makes the config on trial the good one.
+func (k *keeper) commit(ctx context.Context) {
+	t := k.trial
+	if err := k.agent.settle(ctx); err != nil {
+		return // the agent stops; the next start goes on
+	}
+	select {
+	case err := <-k.faults:
+		k.rollBack(ctx, remote.TrialFailed, err.Error())
+		return
+	default:
+	}
+	if err := k.configs.Commit(); err != nil {
+		k.rollBack(ctx, remote.NotStored, err.Error())
+		return
+	}
+	k.cfg, k.text, k.by = t.cfg, t.text, t.Applied
+	k.save(remote.Running(k.store.Memory(), t.Applied))
+	k.trial, k.phase, k.notice, k.failed, k.refusals = nil, "", nil, nil, nil
+	k.log.Info("the config is applied", "target", t.Target, "version", t.Applied.Version, "file", t.File)
+	k.agent.reports.report("config-applied", "", k.about(t))
+	_ = k.relink(ctx, false) // another id or label reads other records
+	k.tell()
+}
+
+// rollBack goes back to the last good config. That it failed is durable first, so
+// that whatever happens meanwhile the next start does not try it again.
+func (k *keeper) rollBack(ctx context.Context, code trust.Code, reason string) {
+	t := k.trial
+	k.giveUp(t.Trial, code, reason)
+	if err := k.agent.putBack(ctx, k.cfg); err != nil {
+		k.log.Error("the config before cannot be applied", "error", err)
+	}
+	for len(k.faults) > 0 {
+		_ = <-k.faults // of parts that were put back since
+	}
+	_ = k.relink(ctx, false) // its error is logged
+	details := k.about(t)
+	details["code"], details["reason"] = code, oneLine(reason)
+	k.agent.reports.report("config-rolled-back", "", details)
+	k.tell()
+}
+
+// uplinkMembers are the goroutines of the uplinks, by name.
+func (p *parts) uplinkMembers() map[string]*member {
+	m := map[string]*member{}
+	for _, u := range p.uplinks {
+		m[u.name] = u.member
+	}
+	return m
+}
+
+// tryOut is Apply for a config on trial: from then on until settle or putBack a
+// part that ends is told to faults and does not end the agent.
+func (a *Agent) tryOut(ctx context.Context, cfg *config.Config, faults chan<- error) error {
+	return a.call(ctx, func() error {
+		a.faults = faults
+		return a.apply(cfg)
+	})
+}
+
+// settle ends a trial whose config stays.
+func (a *Agent) settle(ctx context.Context) error {
+	return a.call(ctx, func() error { a.faults = nil; return nil })
+}
+
+// putBack ends a trial whose config goes.
+func (a *Agent) putBack(ctx context.Context, cfg *config.Config) error {
+	return a.call(ctx, func() error {
+		a.faults = nil
+		if err := a.change(cfg); err != nil && a.halt.Err() == nil {
+			a.broken = err
+			return err
+		}
+		return nil
+	})
+}
