@@ -77,6 +77,8 @@ type keeper struct {
 	told     telling
 	last     remote.ConfigStatus
 	commands commandLog
+
+	afterwards []afterwards
 }
 
 // verdict is a code with its reason, about a document.
@@ -169,6 +171,7 @@ func lockFolder(dir string) (*os.File, error) {
 // attach gives the keeper the agent, which does not run yet.
 func (k *keeper) attach(a *Agent) {
 	k.agent = a
+	k.commander = a.Commander(Surroundings{Publish: k.publishTo, Restart: k.sup.restart, Updater: k.sup.Updater})
 	if k.trial != nil {
 		a.faults = k.faults
 	}
@@ -249,6 +252,7 @@ func (k *keeper) run(ctx context.Context) error {
 				k.rollBack(ctx, remote.TrialFailed, err.Error())
 			}
 		case <-judge.C:
+			k.finish(0, time.Now())
 			if k.trial != nil {
 				k.judge(ctx)
 			}

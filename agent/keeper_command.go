@@ -4,25 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"sluice/agent/remote"
-	"sluice/agent/remote/document"
 	"sluice/agent/remote/trust"
 	"sluice/uplink/channel"
 )
 
-// Commander does what a command asks for. Do blocks until that is done or ctx
-// ends, which is when the agent stops. What it returns is shown on the status
-// topic as JSON. It may be called by several goroutines at once.
-type Commander interface {
-	Do(ctx context.Context, cmd *document.Command) (result any, err error)
-}
-
 const (
-	commandsKept    = 16       // of which the status tells
-	commandsRunning = 4        // at a time
-	resultLimit     = 64 << 10 // bytes of a result
+	commandsKept    = 16               // of which the status tells
+	commandsRunning = 4                // at a time
+	resultLimit     = 64 << 10         // bytes of a result
+	answerLimit     = 10 * time.Second // for the answer to go out before a command cuts it off
 )
 
 // commandLog is what became of the last commands.
@@ -84,28 +78,51 @@ func (k *keeper) command(ctx context.Context, r channel.Record) {
 func (k *keeper) runCommand(ctx context.Context, d remote.Decision) {
 	c := d.Command
 	said := remote.CommandStatus{ID: c.ID, Kind: c.Kind, State: remote.CommandRunning}
-	k.log.Info("a command begins", "id", c.ID, "kind", c.Kind, "signed", d.Signers)
 	k.agent.reports.report("command", "", map[string]any{"id": c.ID, "kind": c.Kind, "signed": d.Signers})
 	k.commands.running++
 	k.commands.note(said)
 	k.tell()
 	k.wg.Go(func() {
 		result, err := k.commander.Do(ctx, c)
-		said.State = remote.CommandDone
-		if err != nil {
-			said.State, said.Reason = remote.CommandFailed, oneLine(err.Error())
+		k.do(ctx, func() { k.commandEnded(said, result, err) })
+	})
+}
+
+// commandEnded tells what became of a command.
+func (k *keeper) commandEnded(said remote.CommandStatus, result any, err error) {
+	k.commands.running--
+	said.State = remote.CommandDone
+	if err != nil {
+		said.State, said.Reason = remote.CommandFailed, oneLine(err.Error())
+	}
+	if result != nil {
+		if said.Result, err = json.Marshal(result); err != nil || len(said.Result) > resultLimit {
+			said.Reason = oneLine(fmt.Sprintf("its result of %d bytes is not shown %s", len(said.Result), said.Reason))
+			said.Result = nil
 		}
-		if result != nil {
-			if said.Result, err = json.Marshal(result); err != nil || len(said.Result) > resultLimit {
-				said.Result = nil
-				said.Reason = oneLine(fmt.Sprintf("its result of %d bytes is not shown %s", len(said.Result), said.Reason))
-			}
+	}
+	k.commands.note(said)
+	k.tell()
+	if after, ok := result.(Afterwards); ok {
+		k.afterwards = append(k.afterwards, afterwards{k.told.number, time.Now().Add(answerLimit), after.Then})
+	}
+}
+
+// afterwards is what is done once a status record was acknowledged, or could not be
+// in time.
+type afterwards struct {
+	number uint64
+	limit  time.Time
+	then   func()
+}
+
+// finish does what waits for the record with that number to be acknowledged.
+func (k *keeper) finish(number uint64, now time.Time) {
+	k.afterwards = slices.DeleteFunc(k.afterwards, func(a afterwards) bool {
+		due := number >= a.number || now.After(a.limit)
+		if due {
+			a.then()
 		}
-		k.do(ctx, func() {
-			k.commands.running--
-			k.log.Info("a command ends", "id", c.ID, "kind", c.Kind, "state", said.State, "reason", said.Reason)
-			k.commands.note(said)
-			k.tell()
-		})
+		return due
 	})
 }

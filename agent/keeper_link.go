@@ -111,6 +111,24 @@ func (l *link) send(ctx context.Context, k *keeper, id string) {
 	}
 }
 
+// publishTo writes another record to the status topic. Any goroutine may call it;
+// it blocks until the record is there.
+func (k *keeper) publishTo(ctx context.Context, key string, value []byte) error {
+	got := make(chan *link, 1)
+	if !k.do(ctx, func() { got <- k.link }) {
+		return ctx.Err()
+	}
+	select {
+	case l := <-got:
+		if l == nil {
+			return errors.New("the status topic cannot be reached")
+		}
+		return l.ch.Publish(ctx, key, value)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // courier hands to the keeper what a channel reads. One whose channel was replaced
 // is not listened to.
 type courier struct {

@@ -13,6 +13,7 @@ import (
 	"sluice/agent/remote/floor"
 	"sluice/agent/remote/trust"
 	"sluice/buffer"
+	"sluice/uplink"
 )
 
 // proofHold is how long everything must be well, without a break, for a config to
@@ -108,16 +109,34 @@ func (k *keeper) up() (names []string) {
 			names = append(names, "source "+s.name)
 		}
 	}
-	for _, u := range p.uplinks {
-		if u.kafka.Stats().Up {
-			names = append(names, "uplink "+u.name)
+	for _, name := range p.names() {
+		if st, _ := p.linkStats(name); st.Up {
+			names = append(names, "uplink "+name)
 		}
 	}
 	return names
 }
 
+// linkStats are those of an uplink's cluster, whichever of its clients knows best;
+// false: none runs.
+func (p *parts) linkStats(name string) (st uplink.Stats, runs bool) {
+	for _, l := range p.legsOf(name) {
+		one := l.kafka.Stats()
+		last := one.LastAck
+		if st.LastAck.After(last) {
+			last = st.LastAck
+		}
+		if !runs || one.Up && !st.Up {
+			st, runs = one, true
+		}
+		st.LastAck = last
+	}
+	return st, runs
+}
+
 // acknowledged is told that a status record was.
 func (k *keeper) acknowledged(number uint64) {
+	k.finish(number, time.Now())
 	if k.trial != nil && k.trial.number > 0 && number >= k.trial.number {
 		k.trial.acked = true
 	}
@@ -159,21 +178,28 @@ func (k *keeper) unproven(t *trial) (list []string) {
 		if kind == "source" && p.cfg.Source(name) != nil {
 			list = append(list, unprovenSource(p.source(name), name)...)
 		} else if kind == "uplink" && p.cfg.Uplink(name) != nil && name != p.cfg.Remote.Uplink {
-			list = append(list, unprovenUplink(p.uplink(name), name, t, log)...)
+			list = append(list, unprovenUplink(p, name, t, log)...)
 		}
 	}
-	name := p.cfg.Remote.Uplink
-	if u := p.uplink(name); !t.acked && (u == nil || !u.kafka.Stats().Up || !u.kafka.Stats().LastAck.After(t.since)) {
-		reason := "no status record was acknowledged over it"
-		if u != nil {
-			reason += ", " + u.kafka.Stats().State
-		}
-		list = append(list, fmt.Sprintf("uplink %s: %s", name, reason))
-	} else if slices.Contains(t.Up, "uplink "+name) && (u == nil || !u.kafka.Stats().Up) {
-		list = append(list, unprovenUplink(u, name, t, log)...)
-	}
+	list = append(list, unprovenRemote(p, t)...)
 	slices.Sort(list)
 	return list
+}
+
+// unprovenRemote wants the uplink that configs come over to have been acknowledged
+// a status record, or an event.
+func unprovenRemote(p *parts, t *trial) []string {
+	name := p.cfg.Remote.Uplink
+	st, runs := p.linkStats(name)
+	switch {
+	case !runs:
+		return []string{fmt.Sprintf("uplink %s: it does not run", name)}
+	case slices.Contains(t.Up, "uplink "+name) && !st.Up:
+		return []string{fmt.Sprintf("uplink %s was up: %s", name, withError(st.State, st.LastError))}
+	case !t.acked && !st.LastAck.After(t.since):
+		return []string{fmt.Sprintf("uplink %s: no status record was acknowledged over it, %s", name, withError(st.State, st.LastError))}
+	}
+	return nil
 }
 
 func unprovenSource(s *source, name string) []string {
@@ -188,15 +214,15 @@ func unprovenSource(s *source, name string) []string {
 
 // unprovenUplink wants an acknowledgement of an uplink that was made anew, if it has
 // anything to send.
-func unprovenUplink(u *destination, name string, t *trial, log buffer.Stats) []string {
-	if u == nil {
+func unprovenUplink(p *parts, name string, t *trial, log buffer.Stats) []string {
+	st, runs := p.linkStats(name)
+	switch {
+	case !runs:
 		return []string{fmt.Sprintf("uplink %s: it does not run", name)}
-	}
-	st := u.kafka.Stats()
-	if !st.Up {
+	case !st.Up:
 		return []string{fmt.Sprintf("uplink %s was up: %s", name, withError(st.State, st.LastError))}
 	}
-	if u.member == t.before[name] || st.LastAck.After(t.since) {
+	if u := p.uplink(name); u == nil || u.member == t.before[name] || st.LastAck.After(t.since) {
 		return nil
 	}
 	_, reports := log.Classes[config.SecurityClass].Uplinks[name]

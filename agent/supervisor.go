@@ -26,8 +26,10 @@ type Supervisor struct {
 	Out     io.Writer                                 // where the log goes
 	Reload  <-chan os.Signal                          // asks for the file to be read again; nil: never
 	Notify  Notifier                                  // is told how it goes
+	Updater Updater                                   // carries out the command update; nil: it is refused
 
 	folder func(dir string) floor.Folder // where remote configs are stored; nil: the file system
+	again  chan struct{}                 // the command restart: another agent is to take over
 }
 
 // Notifier is told how the agent is, by one goroutine. Its methods must not
@@ -44,6 +46,7 @@ type Notifier interface {
 // at the start is an error; one that is wrong later is logged and changes
 // nothing, and one that cannot be applied gives way to the one before.
 func (s *Supervisor) Run(ctx context.Context) error {
+	s.again = make(chan struct{}, 1)
 	cfg, err := s.Load()
 	if err != nil {
 		return err
@@ -143,6 +146,9 @@ func (s *Supervisor) runOne(ctx context.Context, file *config.Config) (next *con
 			if st := a.Status(); !st.Stalled { // a full class or a full disk is nothing that a restart mends
 				s.Notify.Alive(st)
 			}
+		case <-s.again:
+			next = r.afresh()
+			stop()
 		case <-s.Reload:
 			r.begin(ctx)
 		case err := <-r.done:
@@ -162,6 +168,25 @@ type reloading struct {
 	wanted  *config.Config // is being applied
 	done    chan error
 	again   bool // another was asked for meanwhile
+}
+
+// restart has another agent take over in this process. It does not block.
+func (s *Supervisor) restart() {
+	select {
+	case s.again <- struct{}{}:
+	default: // it was asked for already
+	}
+}
+
+// afresh is the config of the file for another agent, the running one where it is
+// wrong.
+func (r *reloading) afresh() *config.Config {
+	cfg, err := r.Load()
+	if err != nil {
+		r.agent.log.Error("the config is not reloaded; the running one stays", "file", r.File, "error", err)
+		return r.running
+	}
+	return cfg
 }
 
 // begin reads the file and, if it is good and says something else, has it applied.
