@@ -228,7 +228,7 @@ func (k *keeper) noticed(code trust.Code, format string, args ...any) {
 }
 
 // run keeps the config until ctx ends. The agent must run.
-func (k *keeper) run(ctx context.Context) error {
+func (k *keeper) run(ctx context.Context) {
 	defer k.wg.Wait()
 	k.life = ctx
 	judge, report := time.NewTicker(judgeEvery), time.NewTimer(firstReport())
@@ -244,7 +244,7 @@ func (k *keeper) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case f := <-k.inbox:
 			f()
 		case err := <-k.faults:

@@ -267,8 +267,8 @@ func (k *keeper) rollBack(ctx context.Context, code trust.Code, reason string) {
 	if err := k.agent.putBack(ctx, k.cfg); err != nil {
 		k.log.Error("the config before cannot be applied", "error", err)
 	}
-	for len(k.faults) > 0 {
-		_ = <-k.faults // of parts that were put back since
+	for range len(k.faults) { // of parts that were put back since
+		k.log.Debug("a part had ended", "error", <-k.faults)
 	}
 	_ = k.relink(ctx, false) // its error is logged
 	details := k.about(t)

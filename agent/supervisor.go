@@ -122,16 +122,16 @@ func (s *Supervisor) runOne(ctx context.Context, file *config.Config) (next *con
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
 	if k != nil {
-		kept := make(chan error, 1)
+		kept := make(chan struct{})
 		defer func() {
 			stop()
 			select {
-			case _ = <-kept: // nil
+			case <-kept:
 			case <-time.After(keeperGrace):
 			}
 			k.close()
 		}()
-		go func() { kept <- k.run(ctx) }()
+		go func() { defer close(kept); k.run(ctx) }()
 	}
 	s.Notify.Ready()
 	beat := time.NewTicker(s.Notify.Every())
