@@ -18,11 +18,11 @@ import (
 // the longest prefix decides. What is not listed may import nothing of ours.
 // Data flows driver → buffer → uplink, and only agent sees all.
 var mayImport = map[string][]string{
-	"agent":                     {"agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/floor", "agent/remote/tree", "agent/remote/trust", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink", "uplink/channel", "uplink/oauth"},
+	"agent":                     {"agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/floor", "agent/remote/tree", "agent/remote/trust", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink", "uplink/channel", "uplink/gate", "uplink/oauth"},
 	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/tree", "agent/remote/trust", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
-	"agent/config":              {"agent/remote/tree", "agent/remote/trust", "drivers/modbus/profiles"},
+	"agent/config":              {"agent/remote/tree", "agent/remote/trust", "drivers/modbus/profiles", "uplink/gate"},
 	"agent/control":             {},
 	"agent/remote":              {"agent/remote/document", "agent/remote/floor", "agent/remote/tree", "agent/remote/trust"},
 	"agent/remote/document":     {"agent/remote/tree", "agent/remote/trust"},
@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"drivers/mqtt/sparkplug":    {"drivers"},
 	"drivers/modbus":            {"drivers"},
 	"drivers/modbus/profiles":   {},
-	"uplink":                    {"buffer", "drivers"},
+	"uplink":                    {"buffer", "drivers", "uplink/gate"},
 	"uplink/audit":              {},
 	"uplink/channel":            {"uplink"},
 	"uplink/gate":               {},

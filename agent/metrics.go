@@ -38,6 +38,8 @@ var help = map[string]string{
 	"sluice_buffer_commits_total":       "Commits.",
 	"sluice_buffer_commit_seconds":      "Duration of commits.",
 	"sluice_uplink_up":                  "1 while the link works and acknowledgements come.",
+	"sluice_uplink_open":                "1 while the uplink's schedule and conditions let it send.",
+	"sluice_uplink_metered":             "1 while the link is metered, or that is not known.",
 	"sluice_uplink_lag_events":          "Stored events that the uplink does not have.",
 	"sluice_uplink_sent_bytes_total":    "Bytes written to the sockets, with TLS.",
 	"sluice_uplink_failed_over":         "1 while another uplink gets the events of this one.",
@@ -98,6 +100,8 @@ func (a *Agent) Metrics(w io.Writer) {
 	}
 	for name, u := range st.Uplinks {
 		s.flag(labelled("sluice_uplink_up", "uplink", name), u.Up)
+		s.flag(labelled("sluice_uplink_open", "uplink", name), !u.Closed)
+		s.flag(labelled("sluice_uplink_metered", "uplink", name), u.Metered)
 		s.count(labelled("sluice_uplink_sent_bytes_total", "uplink", name), u.SentBytes)
 		if u.Failover != nil {
 			s.flag(labelled("sluice_uplink_failed_over", "uplink", name), u.Failover.To != name)

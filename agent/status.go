@@ -63,7 +63,7 @@ func (a *Agent) Status() web.Status {
 func (p *parts) addUplinkStatus(st *web.Status, name string, log buffer.Stats) {
 	k := together(p.legsOf(name))
 	out := web.Uplink{Up: k.Up, State: k.State, LastError: k.LastError, Delivered: map[string]uint64{}, Lag: map[string]uint64{},
-		InFlight: k.InFlight, SentBytes: k.SentBytes}
+		InFlight: k.InFlight, SentBytes: k.SentBytes, Closed: k.Closed, Metered: k.Metered}
 	for class, c := range log.Classes {
 		if at, reads := c.Uplinks[name]; reads {
 			out.Lag[class], out.Delivered[class] = at.Lag, k.Delivered[class]
@@ -79,6 +79,7 @@ func (p *parts) addUplinkStatus(st *web.Status, name string, log buffer.Stats) {
 	case k.Stuck > stallLimit:
 		st.Stalled = true
 		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %d records have no answer for %s on a link that works", name, k.InFlight, k.Stuck.Round(time.Second)))
+	case k.Closed: // as it is meant to be
 	case !k.Up || elsewhere:
 		st.Reasons = append(st.Reasons, fmt.Sprintf("uplink %s: %s; %s", name, withError(k.State, k.LastError), then))
 	}
@@ -128,6 +129,7 @@ func together(legs []*leg) uplink.Stats {
 			all.State, all.LastError = s.State, s.LastError
 		}
 		all.Up = all.Up && s.Up
+		all.Closed, all.Metered = all.Closed || s.Closed, all.Metered || s.Metered
 		all.Stuck = max(all.Stuck, s.Stuck)
 		all.InFlight += s.InFlight
 		all = addUplink(all, s)

@@ -53,8 +53,11 @@ func uplinkConfig(cfg *config.Config, u *config.Uplink, log *slog.Logger) (uplin
 	c := uplink.Config{
 		Name: u.Name, Agent: cfg.Agent.ID, Labels: cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls.lasting(),
 		Topic: u.Kafka.Topic, Key: u.Kafka.Key, Compression: u.Kafka.Compression,
-		MaxRate: int64(u.Kafka.MaxRate), ExactlyOnce: u.Kafka.Delivery == "exactly_once", PositionTopic: u.Kafka.PositionTopic,
+		MaxRate: int64(u.Kafka.MaxRate), Always: u.Kafka.Always, ExactlyOnce: u.Kafka.Delivery == "exactly_once", PositionTopic: u.Kafka.PositionTopic,
 		WindowBytes: int(min(uplink.DefaultWindowBytes, int64(cfg.Agent.MemoryLimit)/windowShare)), Log: log,
+	}
+	if c.Link, err = openingOf(u.Kafka, log.With("uplink", u.Name)); err != nil {
+		return uplink.Config{}, fmt.Errorf("kafka: %w", err)
 	}
 	if c.SASL, err = Login(u.Kafka.SASL, log.With("uplink", u.Name)); err != nil {
 		return uplink.Config{}, fmt.Errorf("kafka.sasl.%w", err)

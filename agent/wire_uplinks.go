@@ -2,12 +2,14 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
 	"sluice/agent/config"
 	"sluice/buffer"
 	"sluice/uplink"
+	opening "sluice/uplink/gate"
 )
 
 // ownPlace are the uplinks that have a place in the log: those that stand in for
@@ -110,6 +112,32 @@ func (a *Agent) connect(d *destination, cfg *config.Config, log tappedLog) error
 		d.legs = append(d.legs, leg{uplink: legs[i].Name, kafka: k})
 	}
 	return nil
+}
+
+// openingOf is what the config says about when an uplink may send, and what that costs;
+// nil: always, and nothing.
+func openingOf(k *config.Kafka, log *slog.Logger) (*opening.Link, error) {
+	if !k.IsOpenAtTimes() && k.Metered == nil {
+		return nil, nil
+	}
+	c := opening.Config{Schedule: k.Schedule, Zone: k.Timezone, Log: log}
+	if k.OnlyIf != nil {
+		c.OnlyMetered = k.OnlyIf.Metered
+	}
+	if m := k.Metered; m != nil {
+		c.Metered = &opening.Question{File: m.File, Command: m.Command, Every: m.Every, Timeout: m.Timeout}
+	}
+	return opening.New(c)
+}
+
+// Link says whether an uplink may be used now, and whether it is metered; false
+// where the config has no uplink of the name. Any goroutine may call it.
+func (a *Agent) Link(name string) (opening.State, bool) {
+	legs := a.parts().legsOf(name)
+	if len(legs) == 0 {
+		return opening.State{}, false
+	}
+	return legs[0].kafka.Link(), true
 }
 
 // uplinkKey changes when the uplink has to be made anew; empty: it has no place in

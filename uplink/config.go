@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"sluice/buffer"
+	"sluice/uplink/gate"
 )
 
 // Defaults and bounds of Config.
@@ -107,6 +108,12 @@ type Config struct {
 	// seconds' worth is in flight, before compression. A record that takes long to
 	// go out is not taken for a broken link; with ExactlyOnce it has 30 s.
 	MaxRate int64 // 1 KiB to 1 TiB; 0: unlimited
+
+	// Link says when the uplink may send; nil: always. It is run by Run. While it is
+	// closed the uplink has no client and sends nothing, but for events of the classes
+	// in Always. What is in flight when it closes is still delivered, within a minute.
+	Link   *gate.Link
+	Always []string
 
 	Compression string // none, gzip, snappy, lz4 or zstd (level 1); empty: zstd
 

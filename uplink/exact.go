@@ -300,7 +300,7 @@ func (x *exact) adopt(found positions) {
 			reader.Ack(class, at.seq)
 		}
 	}
-	reader.Rewind(nil)
+	reader.Rewind(x.k.only)
 }
 
 func (x *exact) setCurrent(s *session) {

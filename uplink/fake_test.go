@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +38,7 @@ type memLog struct {
 	rejected    map[string][]uint64
 	changed     chan struct{}
 	from        map[string]uint64 // Next leaves out what is up to here
+	only        []string          // Next leaves out what is not of these; nil: nothing
 	broken      error             // returned by Next once everything was read
 }
 
@@ -70,9 +72,9 @@ func (l *memLog) Next(ctx context.Context) (buffer.Batch, error) {
 		if l.next < len(l.batches) {
 			b := l.batches[l.next]
 			l.next++
-			from := l.from[b.Class]
+			from, passed := l.from[b.Class], l.only != nil && !slices.Contains(l.only, b.Class)
 			l.mu.Unlock()
-			if from >= b.Last() {
+			if passed || from >= b.Last() {
 				continue
 			}
 			if from >= b.First {
@@ -107,10 +109,10 @@ func (l *memLog) Reject(_ context.Context, class string, seq uint64, _ string) e
 	return nil
 }
 
-func (l *memLog) Rewind([]string) {
+func (l *memLog) Rewind(classes []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.next, l.from = 0, maps.Clone(l.acked)
+	l.next, l.from, l.only = 0, maps.Clone(l.acked), classes
 }
 
 func (l *memLog) Incarnation() string { return l.incarnation }

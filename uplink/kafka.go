@@ -16,6 +16,10 @@
 // client is idempotent and what was acknowledged is never sent again, duplicates
 // come only from a crash. With delivery exactly once (exact.go, session.go,
 // position.go) not from that either.
+//
+// A link may be open at times only (opening.go, package gate), and be bounded in
+// what it carries (pace.go). Where another cluster takes over, a Chain (chain.go,
+// choice.go) has one uplink send after the other.
 package uplink
 
 import (
@@ -53,6 +57,8 @@ type Kafka struct {
 	quiet   limiter
 
 	renewAfter time.Duration
+	quietAfter time.Duration
+	only       []string // that the log returns; nil: all. Of the goroutine of send
 	duty       atomic.Int32
 	stir       chan struct{} // capacity 1: the duty changed
 
@@ -80,7 +86,7 @@ func New(cfg Config) (*Kafka, error) {
 		pace:    pace,
 		encoder: newEncoder(cfg.Agent, topic, key),
 		window:  newWindow(cfg.WindowRecords, cfg.WindowBytes, cfg.Reader.Ack),
-		health:  &health{}, renewAfter: renewAfter, stir: make(chan struct{}, 1),
+		health:  &health{}, renewAfter: renewAfter, quietAfter: quietAfter, stir: make(chan struct{}, 1),
 	}
 	k.options = append(cfg.clientOptions(),
 		kgo.WithHooks(k.health), kgo.WithLogger(clientLog{k.health}), kgo.Dialer(k.dial),
@@ -124,11 +130,15 @@ func (k *Kafka) Run(ctx context.Context) error {
 func (k *Kafka) attend(ctx context.Context) {
 	k.helpers.Go(func() { k.watch(ctx) })
 	k.helpers.Go(func() { k.probe(ctx) })
+	if k.cfg.Link != nil {
+		k.helpers.Go(func() { _ = k.cfg.Link.Run(ctx) }) // it always returns nil
+	}
 }
 
-// send forwards until ctx ends or the log fails, and returns when nothing is in
-// flight any more or was given up. It may be called again after that.
-func (k *Kafka) send(ctx context.Context) error {
+// stream forwards with a client of its own until ctx ends, which is sooner than run
+// does where the link closes, or the log fails. It returns when nothing is in
+// flight any more or was given up.
+func (k *Kafka) stream(run, ctx context.Context) error {
 	if k.exact != nil {
 		return k.exact.loop(ctx)
 	}
@@ -144,6 +154,9 @@ func (k *Kafka) send(ctx context.Context) error {
 	k.mu.Unlock()
 	k.window.produce = k.produce
 	err = k.pump(ctx)
+	if ctx.Err() != nil {
+		k.closing(run)
+	}
 	k.drain()
 	k.mu.Lock()
 	k.client = nil
@@ -208,7 +221,7 @@ func (k *Kafka) watch(ctx context.Context) {
 		}
 		up, said = s.Up, true
 		level := slog.LevelInfo
-		if !up {
+		if !up && !s.Closed {
 			level = slog.LevelWarn
 		}
 		k.cfg.Log.Log(ctx, level, "uplink changed", slog.String("uplink", k.cfg.Name),

@@ -168,12 +168,15 @@ func produceRequest(n int) []byte {
 // sink takes all that is written to it.
 type sink struct {
 	net.Conn
+	mu       sync.Mutex
 	deadline time.Time
 	pieces   []int
 	late     int
 }
 
 func (s *sink) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.deadline.IsZero() && time.Now().After(s.deadline) {
 		s.late++
 	}
@@ -181,8 +184,14 @@ func (s *sink) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (s *sink) SetWriteDeadline(t time.Time) error { s.deadline = t; return nil }
-func (s *sink) Close() error                       { return nil }
+func (s *sink) SetWriteDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deadline = t
+	return nil
+}
+
+func (s *sink) Close() error { return nil }
 
 func TestPacedConn(t *testing.T) {
 	const rate = 8000

@@ -69,6 +69,11 @@ func (k *Kafka) Replay(ctx context.Context, r Replay) (Replayed, error) {
 	if err != nil {
 		return Replayed{}, err
 	}
+	ctx, release, err := k.whileOpen(ctx)
+	if err != nil {
+		return Replayed{}, err
+	}
+	defer release()
 	client, err := k.newClient(kgo.MaxBufferedBytes(max(1, k.cfg.WindowBytes/replayShare)), kgo.MaxBufferedRecords(k.cfg.WindowRecords))
 	if err != nil {
 		return Replayed{}, err

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -14,6 +15,8 @@ type Stats struct {
 	Delivered map[string]uint64 // by class: records that the cluster acknowledged; rejected ones don't count
 	InFlight  int               // records handed to the client and not yet acknowledged
 	SentBytes uint64            // bytes written to the sockets, with TLS
+	Closed    bool              // the link may not be used now; State says why
+	Metered   bool              // it is paid for by the byte, or that is not known
 	Fenced    bool              // another agent sends under this one's id, and this one stands back
 	Stuck     time.Duration     // how long a link that works otherwise has not answered a record; 0: it does
 	LastAck   time.Time         // of the last acknowledgement; zero: none yet
@@ -28,7 +31,13 @@ func (k *Kafka) Stats() Stats {
 	if v.up && p.inFlight > 0 && k.pace.sinceHeld() < heldLately {
 		says += ", held to max_rate"
 	}
+	link := k.Link()
 	switch {
+	case !link.Open:
+		v.up, says = false, link.Why
+		if len(k.cfg.Always) > 0 {
+			says += "; sent all the same: " + strings.Join(k.cfg.Always, ", ")
+		}
 	case v.up && duty(k.duty.Load()) != sends:
 		says = "reachable, stands by"
 	case fenced != "":
@@ -37,7 +46,7 @@ func (k *Kafka) Stats() Stats {
 		v.up, v.lastError, says = false, trouble, "cannot send: "+trouble
 	}
 	return Stats{
-		Up: v.up, State: says, Fenced: fenced != "", Stuck: k.stuck(v, p),
+		Up: v.up, State: says, Closed: !link.Open, Metered: link.Metered, Fenced: fenced != "", Stuck: k.stuck(v, p),
 		LastError: v.lastError, LastErrAt: v.lastErrAt,
 		Delivered: p.delivered, InFlight: p.inFlight,
 		SentBytes: k.pace.sent.Load(), LastAck: p.lastAck,

@@ -126,7 +126,7 @@ func show(out io.Writer, st, before *web.Status, since time.Duration) error {
 		if before != nil {
 			was = sum(before.Uplinks[name].Delivered)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, yes(u.Up), sum(u.Delivered), rate(sum(u.Delivered), was, before != nil, since), sum(u.Lag), u.State)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, linkWord(u), sum(u.Delivered), rate(sum(u.Delivered), was, before != nil, since), sum(u.Lag), u.State)
 	}
 	return w.Flush()
 }
@@ -146,6 +146,13 @@ func rate(now, was uint64, known bool, since time.Duration) string {
 		return "-"
 	}
 	return fmt.Sprintf("%.0f/s", float64(now-was)/since.Seconds())
+}
+
+func linkWord(u web.Uplink) string {
+	if u.Closed {
+		return "closed"
+	}
+	return yes(u.Up)
 }
 
 func yes(up bool) string {

@@ -35,6 +35,7 @@ func (d *decoder) checkUplink(u *Uplink, used []string) {
 	d.checkFailover(u, path+".failover")
 	if u.Kafka != nil {
 		d.checkKafka(u.Kafka, used, path+".kafka")
+		d.checkOpening(u, path)
 	}
 }
 

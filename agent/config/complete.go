@@ -26,6 +26,9 @@ func (d *decoder) complete(hostname func() (string, error)) {
 	for i := range c.Uplinks {
 		if k := c.Uplinks[i].Kafka; k != nil {
 			d.completeTLS(k.TLS)
+			if k.Metered != nil {
+				k.Metered.File = d.x.resolve(k.Metered.File)
+			}
 			if k.SASL != nil {
 				d.completeTLS(k.SASL.TLS)
 			}

@@ -177,7 +177,7 @@ func TestSmallestConfigHasTheDefaults(t *testing.T) {
 		"classes": {c.Classes, []Class{{Name: "process", Priority: 10, Keep: Keep{Bytes: 1 << 30}, WhenFull: WhenFull{Word: "block"}},
 			{Name: "security", Priority: 50, Keep: Keep{Bytes: 16 << 20, Age: 720 * time.Hour}, WhenFull: WhenFull{Word: "drop_oldest"}}}},
 		"buffer":         {c.Buffer, Buffer{CommitDelay: 20 * time.Millisecond, Segment: 16 << 20, MinFree: 0.05}},
-		"kafka":          {*k, Kafka{Brokers: []string{"h:9092"}, Topic: "sluice.{class}", Delivery: "at_least_once", PositionTopic: "sluice.positions", Compression: "zstd"}},
+		"kafka":          {*k, Kafka{Brokers: []string{"h:9092"}, Topic: "sluice.{class}", Delivery: "at_least_once", PositionTopic: "sluice.positions", Compression: "zstd", Timezone: "UTC"}},
 		"observe.http":   {c.Observe.HTTP, "127.0.0.1:9273"},
 		"log":            {c.Log, Log{Level: "info", Format: "text"}},
 		"remote":         {c.Remote, (*Remote)(nil)},

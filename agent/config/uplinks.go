@@ -53,6 +53,41 @@ type Kafka struct {
 	LiveShare Share `yaml:"live_share" default:"0%" range:"0%..99%"`
 	// Classes that are sent. Left out: all.
 	Classes []string `yaml:"classes"`
+	// When events may be sent: a list of days and times of the day such as
+	// Mon-Fri 22:00-06:00, Sat,Sun or 12:00-13:30,20:00-24:00. Left out: always. At
+	// other times the uplink sends nothing, and events are buffered. See
+	// docs/delivery.md.
+	Schedule []string `yaml:"schedule"`
+	// Time zone of schedule: UTC, local (that of the machine), an offset such as +02:00,
+	// or a name such as Europe/Berlin where the machine has a zone database.
+	Timezone string `yaml:"timezone" default:"UTC"`
+	// What says whether the link is metered: paid for by the byte. Left out: it isn't.
+	Metered *Metered `yaml:"metered"`
+	// What must hold for events to be sent, beside schedule. Left out: nothing.
+	OnlyIf *OnlyIf `yaml:"only_if"`
+	// Classes that are sent at all times. Left out: none.
+	Always []string `yaml:"always"`
+}
+
+// Metered asks a file or a command whether a link is metered; one of the two.
+type Metered struct {
+	// File that holds yes or no. An empty one means yes, a missing one no.
+	File string `yaml:"file"`
+	// Program, with an absolute path, and its arguments; without a shell. It prints
+	// yes or no, with anything and a colon before it, or nothing: then exit status 0
+	// means yes and 1 no. Who may change it decides what runs here: see remote.locked.
+	Command []string `yaml:"command"`
+	// How often it is asked. What it said counts for two more questions without an
+	// answer; then the link counts as metered.
+	Every time.Duration `yaml:"every" default:"30s" range:"1s..24h"`
+	// How long the command may take; then it is killed.
+	Timeout time.Duration `yaml:"timeout" default:"5s" range:"100ms..1m"`
+}
+
+// OnlyIf are conditions for sending.
+type OnlyIf struct {
+	// false: only while the link is not metered. true: only while it is.
+	Metered *bool `yaml:"metered"`
 }
 
 // SASL is a login at Kafka.

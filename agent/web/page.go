@@ -57,6 +57,9 @@ func writePage(w io.Writer, st Status) {
 			time.Duration(c.OldestSeconds * float64(time.Second)).Round(time.Second).String(), size(c.Bytes)}
 	})
 	table(&b, "Uplinks", []string{"Uplink", "State", "#Delivered", "#Waiting"}, st.Uplinks, func(name string, u Uplink) []string {
+		if u.Closed { // as it is meant to be
+			u.Up, u.LastError = true, ""
+		}
 		return []string{name, mark(u.Up, u.State, u.LastError), total(u.Delivered), total(u.Lag)}
 	})
 	b.WriteString("<p><small><a href=\"/api/v1/status\">status as JSON</a> · <a href=\"/metrics\">metrics</a></small></p></body></html>\n")

@@ -104,6 +104,8 @@ type Class struct {
 type Uplink struct {
 	Up        bool              `json:"up"`
 	State     string            `json:"state"`
+	Closed    bool              `json:"closed"`  // by its schedule or conditions; State says why
+	Metered   bool              `json:"metered"` // it is paid for by the byte, or that is not known
 	LastError string            `json:"last_error"`
 	Delivered map[string]uint64 `json:"delivered"` // by class, since the start
 	Lag       map[string]uint64 `json:"lag"`       // by class: stored and not delivered
