@@ -45,7 +45,10 @@ func TestAnotherBufferTakesWhatIsQueued(t *testing.T) {
 		err := b.Append(ctx, drivers.Event{Class: "a", Subject: name, Time: time.Now(), Payload: p}, func(err error) { told <- fmt.Sprint(name, " ", err) })
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) {
-			break
+			if b.Stats().Classes["a"].Blocked {
+				break
+			}
+			queued-- // a busy disk; it comes again
 		} else if err != nil {
 			t.Fatal(err)
 		}

@@ -10,16 +10,26 @@ import (
 // uplinks are behind, is written again with large ones, beside the writer.
 
 const (
-	// A segment with fewer events per block than this, and this many blocks, is
-	// worth it: writing it again costs a small part of what its commits cost.
+	// A segment with fewer events and bytes per block than this, and this many blocks,
+	// is worth it: writing it again costs a small part of what its commits cost.
 	mergeEvents = blockEvents / 8
+	mergeBytes  = 12 << 10
 	mergeBlocks = 32
 )
+
+// errFew says that a segment is not worth being merged.
+var errFew = errors.New("its blocks are large enough")
 
 // merged is what a merge made of a segment; fresh is nil when it failed.
 type merged struct {
 	old, fresh *segment
+	blocks     uint64 // of old
 	err        error
+}
+
+// few reports whether s has too few blocks, or large enough ones.
+func (s *segment) few(blocks uint64) bool {
+	return blocks < mergeBlocks || s.tally.events/blocks >= mergeEvents || uint64(s.bytes)/blocks >= mergeBytes
 }
 
 // mergeSmall begins to merge the newest sealed segment that is worth it, unless a
@@ -32,17 +42,26 @@ func (l *lane) mergeSmall(ctx context.Context) {
 	low := l.minAcked()
 	l.mu.Unlock()
 	for _, s := range l.segments {
-		if s == l.active || s.keepAsIs || s.blocks < mergeBlocks || s.tally.events/s.blocks >= mergeEvents {
-			continue
+		if s == l.active || s.keepAsIs || s.tally.events == 0 || s.blocks == 0 && s.gen > 0 || s.blocks > 0 && s.few(s.blocks) {
+			continue // what was made anew is as it should be
 		}
 		if low >= s.about.First+s.tally.events/2 { // most of it will be gone soon
 			continue
 		}
 		l.merging, s.keepAsIs = true, true
 		cursors := l.ackedCursors()
+		m := merged{old: s, blocks: s.blocks}
 		go func() {
-			fresh, err := rewriteLarger(ctx, l.dir, s, cursors)
-			l.merges <- merged{s, fresh, err}
+			if m.blocks == 0 { // of an earlier process
+				m.blocks, m.err = s.count()
+			}
+			if m.err == nil && s.few(m.blocks) {
+				m.err = errFew
+			}
+			if m.err == nil {
+				m.fresh, m.err = rewriteLarger(ctx, l.dir, s, cursors)
+			}
+			l.merges <- m
 		}()
 		return
 	}
@@ -64,12 +83,24 @@ func (l *lane) endMerge(wait bool) {
 		}
 	}
 	l.merging = false
+	l.mu.Lock()
+	m.old.blocks = max(m.blocks, 1)
+	l.mu.Unlock()
 	switch {
 	case m.err == nil:
 		l.replace(m.old, m.fresh)
+	case errors.Is(m.err, errFew):
+		m.old.keepAsIs = false
+		l.used(m.old)
 	case !errors.Is(m.err, context.Canceled):
 		l.log.Warn("cannot merge the small blocks of a segment; it stays as it is", "file", m.old.path, "error", m.err)
 	}
+}
+
+// count counts the blocks.
+func (s *segment) count() (n uint64, err error) {
+	err = s.each(func(uint64, []byte) error { n++; return nil })
+	return n, err
 }
 
 // rewriteLarger makes the next generation of s, with blocks as large as may be.

@@ -3,6 +3,7 @@ package buffer
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 )
 
@@ -40,7 +41,7 @@ func newRewriter(dir string, a about, gen uint32, limit int64) (*rewriter, error
 func (w *rewriter) put(r run) error {
 	var bytes int64
 	for i := range r.events {
-		bytes += cost(&r.events[i])
+		bytes += int64(len(r.events[i].Payload) + len(r.events[i].Subject)) // as number counts it
 		if e := &r.events[i]; e.Type == TypeGap && e.Source == SourceBuffer {
 			g, err := parseGap(e.Payload)
 			if err != nil {
@@ -114,6 +115,9 @@ func (w *rewriter) finish(skips []span, cursors map[string]uint64) (*segment, er
 	if err == nil {
 		w.load.cursors = cursors
 		err = w.commit()
+	}
+	if err == nil { // the file grew ahead of what it holds
+		err = os.Truncate(w.seg.temporary(), w.seg.bytes)
 	}
 	if err == nil {
 		err = w.seg.db.Sync()

@@ -115,7 +115,7 @@ type segment struct {
 	gaps  []gapAt
 	skips []span // never written
 
-	blocks   uint64 // written by this process
+	blocks   uint64 // 0: not known, of an earlier process
 	keepAsIs bool   // not to be rewritten (again)
 
 	rescued []span // of a file that was saved from a damaged one at this start: what it holds

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -170,6 +171,44 @@ func TestSmallBlocksOfASealedSegmentAreMerged(t *testing.T) {
 	r.stop()
 	r = start(t, c)
 	wantEvents(t, collect(t, r.reader("central"), n), 1, 0)
+}
+
+// TestFilesAreHardlyLargerThanWhatTheyHold commits 64 events at a time in an
+// outage, in two lives, and weighs the sealed segments against their blocks.
+func TestFilesAreHardlyLargerThanWhatTheyHold(t *testing.T) {
+	c := config(t, func(c *Config) { c.Classes[0].KeepBytes = 32 << 20 }) // segments of 4 MiB
+	events := benchEvents(16<<10, "telemetry")
+	r := start(t, c)
+	fill := func(until uint64) {
+		for at := 0; r.Stats().Classes["process"].Next < until; at += 64 {
+			if err := appendAll(r.Buffer, events[at%len(events):][:64]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fill(125_000) // a segment holds some 65,000
+	r.crash()
+	r = start(t, c)
+	fill(240_000)
+	var file, live int64
+	waitFor(t, "all sealed segments to be small", func() bool {
+		file, live = 0, 0
+		l := r.lanes["process"]
+		l.mu.Lock()
+		sealed := slices.Clone(l.segments[:len(l.segments)-1])
+		l.mu.Unlock()
+		for _, s := range sealed {
+			if s.tally.events < 1000 {
+				continue
+			}
+			file += fileSize(s.path)
+			if err := s.each(func(_ uint64, block []byte) error { live += int64(len(block)); return nil }); err != nil && !errors.Is(err, errGone) {
+				t.Fatal(err)
+			}
+		}
+		return len(sealed) >= 3 && float64(file) <= 1.2*float64(live)
+	})
+	t.Logf("%d bytes of files for %d of blocks: %.2f", file, live, float64(file)/float64(live))
 }
 
 // TestADamagedMergeIsReplacedByWhatItWasMadeOf has a crash come after a segment was
