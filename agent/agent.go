@@ -43,6 +43,8 @@ type Options struct {
 	File    string       // the config's file, for the status
 	Log     *slog.Logger // nil: that of Logs, or discarded
 	Logs    *Logs        // follows the config's log; nil: it is not followed
+
+	stallLimit time.Duration // 0: the usual
 }
 
 // Agent runs a config, and others after it. Its data directory and its id stay

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"slices"
@@ -50,7 +51,7 @@ func (a *Agent) Status() web.Status {
 		}
 	}
 	for _, name := range p.names() {
-		p.addUplinkStatus(&st, name, log)
+		p.addUplinkStatus(&st, name, log, cmp.Or(a.opt.stallLimit, stallLimit))
 	}
 	st.Healthy, st.Ready = len(st.Unhealthy) == 0, len(st.Unready) == 0
 	st.Reasons = slices.Sorted(slices.Values(slices.Concat(st.Reasons, st.Unhealthy, st.Unready)))
@@ -60,7 +61,7 @@ func (a *Agent) Status() web.Status {
 	return st
 }
 
-func (p *parts) addUplinkStatus(st *web.Status, name string, log buffer.Stats) {
+func (p *parts) addUplinkStatus(st *web.Status, name string, log buffer.Stats, patience time.Duration) {
 	k := together(p.legsOf(name))
 	out := web.Uplink{Up: k.Up, State: k.State, LastError: k.LastError, Delivered: map[string]uint64{}, Lag: map[string]uint64{},
 		InFlight: k.InFlight, SentBytes: k.SentBytes, Closed: k.Closed, Metered: k.Metered}
@@ -76,7 +77,7 @@ func (p *parts) addUplinkStatus(st *web.Status, name string, log buffer.Stats) {
 	switch {
 	case k.Fenced: // nothing that a restart mends
 		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %s", name, k.State))
-	case k.Stuck > stallLimit:
+	case k.Stuck > patience:
 		st.Stalled = true
 		st.Unhealthy = append(st.Unhealthy, fmt.Sprintf("uplink %s: %d records have no answer for %s on a link that works", name, k.InFlight, k.Stuck.Round(time.Second)))
 	case k.Closed: // as it is meant to be

@@ -28,8 +28,9 @@ type Supervisor struct {
 	Notify  Notifier                                  // is told how it goes
 	Updater Updater                                   // carries out the command update; nil: it is refused
 
-	folder func(dir string) floor.Folder // where remote configs are stored; nil: the file system
-	again  chan struct{}                 // the command restart: another agent is to take over
+	folder     func(dir string) floor.Folder // where remote configs are stored; nil: the file system
+	stallLimit time.Duration                 // of Options
+	again      chan struct{}                 // the command restart: another agent is to take over
 }
 
 // Notifier is told how the agent is, by one goroutine. Its methods must not
@@ -87,7 +88,7 @@ func (s *Supervisor) start(file *config.Config, logs *Logs) (a *Agent, k *keeper
 	}
 	for {
 		logs.Set(cfg.Log)
-		if a, err = New(cfg, Options{Version: s.Version, File: s.File, Log: log, Logs: logs}); err == nil {
+		if a, err = New(cfg, Options{Version: s.Version, File: s.File, Log: log, Logs: logs, stallLimit: s.stallLimit}); err == nil {
 			break
 		}
 		var other *config.Config
