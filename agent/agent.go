@@ -60,6 +60,7 @@ type Agent struct {
 	control *control.Server
 	meters  *meters
 	taps    taps
+	spreads spreads
 	reports *reporter
 
 	members members         // of the goroutine of Run

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -52,6 +54,12 @@ func Login(s *config.SASL, log *slog.Logger) (uplink.SASL, error) {
 // uplink of the config, for tools beside the agent. The error names the key that
 // is wrong.
 func KafkaOptions(cfg *config.Config, name string) ([]kgo.Opt, error) {
+	return kafkaOptions(cfg, name, nil)
+}
+
+// kafkaOptions are those of a client that shares a spread with the agent's others;
+// nil: of one that tries as often as it likes.
+func kafkaOptions(cfg *config.Config, name string, spreads *spreads) ([]kgo.Opt, error) {
 	u := cfg.Uplink(name)
 	if u == nil || u.Kafka == nil {
 		return nil, fmt.Errorf("uplinks.%s is not there", name)
@@ -60,5 +68,30 @@ func KafkaOptions(cfg *config.Config, name string) ([]kgo.Opt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("uplinks.%s.%w", name, err)
 	}
+	if spreads != nil {
+		c.Spread = spreads.of(u)
+	}
 	return c.ClientOptions()
+}
+
+// spreads are those of the clusters that uplinks go to. They outlive uplinks, which
+// are made anew when the config changes. Any goroutine may use them.
+type spreads struct {
+	mu  sync.Mutex
+	all map[string]*uplink.Spread
+}
+
+// of is the spread of the cluster of an uplink. Other brokers have another one: that
+// those before are away says nothing of them.
+func (g *spreads) of(u *config.Uplink) *uplink.Spread {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	key := u.Name + " " + strings.Join(u.Kafka.Brokers, " ")
+	if g.all[key] == nil {
+		if g.all == nil {
+			g.all = map[string]*uplink.Spread{}
+		}
+		g.all[key] = &uplink.Spread{}
+	}
+	return g.all[key]
 }

@@ -74,7 +74,7 @@ func (k *keeper) relink(ctx context.Context, again bool) error {
 }
 
 func (k *keeper) openLink(cfg *config.Config) (*link, error) {
-	opts, err := KafkaOptions(cfg, cfg.Remote.Uplink)
+	opts, err := kafkaOptions(cfg, cfg.Remote.Uplink, &k.agent.spreads)
 	if err != nil {
 		return nil, err
 	}

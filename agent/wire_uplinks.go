@@ -92,7 +92,7 @@ func (a *Agent) connect(d *destination, cfg *config.Config, log tappedLog) error
 		if err != nil {
 			return fmt.Errorf("uplinks.%s.%w", x.Name, err)
 		}
-		c.Reader = log
+		c.Reader, c.Spread = log, a.spreads.of(x)
 		legs = append(legs, uplink.Leg{Config: c, Classes: x.Kafka.Classes})
 	}
 	if len(legs) == 1 {

@@ -87,6 +87,11 @@ type Config struct {
 
 	SASL SASL // zero: no login
 
+	// Spread spreads the attempts to reach a cluster that has been away for a while.
+	// All clients of the agent that go to the same brokers should share one; nil:
+	// one of its own.
+	Spread *Spread
+
 	// Topic and Key are templates; their placeholders are {agent} {class}
 	// {source} {device} {label.NAME} {mqtt.topic} {mqtt.topic.N}, where N
 	// counts the levels of the topic from 1. What is not legal in the name of a
@@ -170,6 +175,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Spread == nil {
+		c.Spread = &Spread{}
 	}
 	return c
 }

@@ -232,6 +232,10 @@ func (k *Kafka) watch(ctx context.Context) {
 // dial opens a connection to a broker: the socket with a meter, TLS, the pace, and a
 // guard on top.
 func (k *Kafka) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return k.cfg.Spread.Dial(ctx, addr, func(ctx context.Context) (net.Conn, error) { return k.dialNow(ctx, network, addr) })
+}
+
+func (k *Kafka) dialNow(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	plain := net.Dialer{KeepAlive: 15 * time.Second}

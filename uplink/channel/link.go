@@ -2,6 +2,7 @@ package channel
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ const (
 	retryMin        = 500 * time.Millisecond // for a broker that answers with an error
 	retryMax        = 45 * time.Second
 	awayTime        = 40 * time.Second // between attempts to reach a cluster that is away
+	followEvery     = 4 * time.Second  // how often it is looked whether another client got through
 	requestOverhead = 30 * time.Second // for an answer, beyond what a broker may take
 	publishTimeout  = 30 * time.Second // of one attempt
 	idleTimeout     = 5 * time.Minute  // of a connection; statuses come each minute
@@ -42,6 +44,15 @@ func away(n int) time.Duration {
 		return rand.N(awayTime)
 	}
 	return awayTime*9/10 + rand.N(awayTime/5)
+}
+
+// awayFor is away, unless the attempt was none: who shares a Spread with others
+// need not add a wait of its own, and follows as soon as one of them gets through.
+func (r *reader) awayFor(err error, n int) time.Duration {
+	if errors.Is(err, uplink.ErrAway) {
+		return backoff(9, retryMin, followEvery)
+	}
+	return away(n)
 }
 
 // sleep waits for d or until ctx ends.

@@ -3,12 +3,15 @@ package channel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/uplink"
 )
 
 // All agents lose a cluster in the same moment and try again by away. When it
@@ -66,5 +69,16 @@ func TestNoClusterIsNoLoop(t *testing.T) {
 	}
 	if n := dials.Load(); n > 12 {
 		t.Errorf("%d dials in 3 s", n)
+	}
+}
+
+// Where a cluster has been away for so long that a Spread lets nobody through, the
+// channel does not wait for its own turn.
+func TestItFollowsWhoGetsThrough(t *testing.T) {
+	r := &reader{}
+	for range 100 {
+		if d := r.awayFor(fmt.Errorf("unable to dial: %w", uplink.ErrAway), 1); d < time.Second || d > followEvery {
+			t.Fatalf("it waits for %v", d)
+		}
 	}
 }
