@@ -40,8 +40,11 @@ fuzz:
 	    echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; done
 
-bench:
+# The last one drains a backlog to a real Kafka (Debian, root).
+bench: build
 	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
+	agent/e2e/install.sh
+	SLUICE_E2E_BACKLOG=2000000 go test -tags e2e -count=1 -v -timeout 20m -run TestUplinkDrain ./agent/e2e/
 
 # What the surroundings could change in a binary is set here: the same source, version and Go give the same bytes.
 CROSS := GOFLAGS=-mod=readonly GOEXPERIMENT= GOFIPS140=off GOOS=linux GOAMD64=v1 GOARM64=v8.0
