@@ -18,8 +18,8 @@ import (
 // the longest prefix decides. What is not listed may import nothing of ours.
 // Data flows driver → buffer → uplink, and only agent sees all.
 var mayImport = map[string][]string{
-	"agent":                     {"agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/floor", "agent/remote/tree", "agent/remote/trust", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink", "uplink/channel", "uplink/gate", "uplink/oauth"},
-	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/tree", "agent/remote/trust", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit"},
+	"agent":                     {"agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/floor", "agent/remote/tree", "agent/remote/trust", "agent/update", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink", "uplink/channel", "uplink/gate", "uplink/oauth"},
+	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/tree", "agent/remote/trust", "agent/update", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
 	"agent/config":              {"agent/remote/tree", "agent/remote/trust", "drivers/modbus/profiles", "uplink/gate"},
@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"agent/remote/floor":        {},
 	"agent/remote/tree":         {},
 	"agent/remote/trust":        {},
+	"agent/update":              {"agent/remote/tree"},
 	"agent/web":                 {"drivers"},
 	"agent/simulate":            {},
 	"agent/e2e":                 {"buffer", "drivers"},

@@ -61,6 +61,7 @@ func commands() []command {
 			"read topics and prove from them alone that everything arrived; exit 3 on gaps that nothing explains", auditCommand},
 		{"config", configUsage, "JSON Schema of the config file; keys, signatures and documents of remote config: make, check, publish, compare", configCommand},
 		{"fleet", fleetUsage, "a table of all agents from the status topic; bring a config to more and more of them; have them carry out commands and send diagnostics", fleetCmd},
+		{"update", updateUsage, "prepare a command update for a bundle, which is on an HTTP server or is put into a topic", updateCommand},
 		{"simulate", "[plant|demo] [flags]", "a plant on loopback to try things out: MQTT, Modbus, Kafka", simulate},
 		{"version", "[--json]", "show version, commit and Go version", version},
 	}

@@ -9,8 +9,9 @@ import (
 )
 
 // alwaysLocked are paths that no document changes, whatever remote.locked says:
-// they decide who this agent is, where its buffer lies and whom it believes.
-var alwaysLocked = []string{"agent.id", "agent.data_dir", "remote.trust", "remote.threshold", "remote.locked"}
+// they decide who this agent is, where its buffer lies, whom it believes and what
+// it executes.
+var alwaysLocked = []string{"agent.id", "agent.data_dir", "remote.trust", "remote.threshold", "remote.locked", "update"}
 
 // keptUnlessGiven are sections that a document for many agents does not have. An
 // agent without them could not be reached any more.

@@ -4,7 +4,7 @@
 
 readonly image=firmware-images/image
 readonly image_suite=trixie
-readonly esp_mib=64 slot_mib=96 data_mib=64
+readonly esp_mib=64 slot_mib=96 data_mib=256
 # Fixed, so that two builds are the same. The data partition is found by its name.
 readonly disk_id=5C1CE000-0000-4000-8000-000000000000 data_id=5c1ce000-0000-4000-8000-00000000000d esp_id=5C1CE001
 
@@ -256,7 +256,7 @@ filesystem_data() {
 
 # bundle SQUASHFS VERSION FILE signs an update. The version is in the signed payload, where the image's pre-install looks.
 bundle() {
-  local content=$work/bundle
+  local content=$work/payload
   rm -rf "$content" "$3"
   mkdir -p "$content"
   cp --reflink=auto "$1" "$content/rootfs.img"

@@ -36,7 +36,7 @@ const (
 	slotB     = 161 * mib
 	slotSize  = 96 * mib
 	dataStart = 257 * mib
-	dataSize  = 64 * mib
+	dataSize  = 256 * mib
 )
 
 // newMachine copies the image; the test's machine is its own.
@@ -222,3 +222,9 @@ func run(t testing.TB, program string, args ...string) string {
 }
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+
+// sluice is the agent's binary for this machine.
+func sluice(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(dist(t), "sluice-linux-amd64")
+}
