@@ -19,6 +19,7 @@ import (
 	"sluice/agent/remote"
 	"sluice/agent/remote/floor"
 	"sluice/agent/remote/trust"
+	"sluice/agent/update"
 	"sluice/buffer"
 	"sluice/uplink/channel"
 )
@@ -77,6 +78,9 @@ type keeper struct {
 	told     telling
 	last     remote.ConfigStatus
 	commands commandLog
+
+	updater  *update.Updater      // nil: the file has no section update
+	updating *remote.UpdateStatus // nil: nothing was to be updated
 
 	afterwards []afterwards
 }
@@ -171,7 +175,11 @@ func lockFolder(dir string) (*os.File, error) {
 // attach gives the keeper the agent, which does not run yet.
 func (k *keeper) attach(a *Agent) {
 	k.agent = a
-	k.commander = a.Commander(Surroundings{Publish: k.publishTo, Restart: k.sup.restart, Updater: k.sup.Updater})
+	around := Surroundings{Publish: k.publishTo, Restart: k.sup.restart}
+	if k.updater = k.newUpdater(); k.updater != nil {
+		around.Updater = k.updater
+	}
+	k.commander = a.Commander(around)
 	if k.trial != nil {
 		a.faults = k.faults
 	}
@@ -238,6 +246,7 @@ func (k *keeper) run(ctx context.Context) {
 	<-k.reread.C
 	_ = k.relink(ctx, true) // its error is logged, and it is tried again
 	defer k.unlink()
+	k.runUpdater(ctx)
 	if k.tell(); k.trial != nil {
 		k.watch(ctx, k.trial)
 	}
@@ -320,7 +329,8 @@ func (k *keeper) Reload(ctx context.Context, cfg *config.Config) error {
 }
 
 func (k *keeper) reloadFile(ctx context.Context, file *config.Config) error {
-	if file.Agent.ID != k.file.Agent.ID || file.Agent.DataDir != k.file.Agent.DataDir || file.Remote == nil {
+	if file.Agent.ID != k.file.Agent.ID || file.Agent.DataDir != k.file.Agent.DataDir || file.Remote == nil ||
+		file.Digest("update") != k.file.Digest("update") {
 		return ErrOther
 	}
 	text, cfg := file.Text(), file

@@ -108,7 +108,7 @@ func (k *keeper) publish(news bool) {
 func (k *keeper) statusRecord() []byte {
 	st := k.agent.Status()
 	r := remote.StatusRecord{Agent: st.Agent, Version: st.Version, Labels: st.Labels, Boot: k.boot, Time: time.Now().UTC(), Config: k.last,
-		Buffer: map[string]remote.ClassStatus{}, Sources: map[string]remote.SourceStatus{}, Uplinks: map[string]remote.UplinkStatus{}, Commands: k.commands.list}
+		Buffer: map[string]remote.ClassStatus{}, Sources: map[string]remote.SourceStatus{}, Uplinks: map[string]remote.UplinkStatus{}, Commands: k.commands.list, Update: k.updating}
 	for name, c := range st.Classes {
 		r.Buffer[name] = remote.ClassStatus{Events: c.Events, Bytes: c.Bytes, OldestSeconds: c.OldestSeconds, Blocked: c.Blocked, Fault: c.Fault}
 	}

@@ -26,7 +26,6 @@ type Supervisor struct {
 	Out     io.Writer                                 // where the log goes
 	Reload  <-chan os.Signal                          // asks for the file to be read again; nil: never
 	Notify  Notifier                                  // is told how it goes
-	Updater Updater                                   // carries out the command update; nil: it is refused
 
 	folder     func(dir string) floor.Folder // where remote configs are stored; nil: the file system
 	stallLimit time.Duration                 // of Options

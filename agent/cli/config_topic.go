@@ -226,3 +226,18 @@ func (f *fleet) create(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// createPlain makes a topic of one partition if it is not there; the cluster's
+// defaults say how long it keeps what is in it.
+func (f *fleet) createPlain(ctx context.Context, topic string) error {
+	ctx, cancel := context.WithTimeout(ctx, topicTimeout)
+	defer cancel()
+	r, err := kadm.NewClient(f.client).CreateTopic(ctx, 1, -1, nil, topic)
+	if err == nil {
+		err = r.Err
+	}
+	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		return fmt.Errorf("create topic %s: %w", topic, err)
+	}
+	return nil
+}

@@ -80,7 +80,7 @@ func updatePut(ctx context.Context, c *call) error {
 	}
 	defer way.client.Close()
 	if *create {
-		if err := way.create(ctx, *topic, false); err != nil {
+		if err := way.createPlain(ctx, *topic); err != nil {
 			return err
 		}
 	}

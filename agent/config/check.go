@@ -34,6 +34,9 @@ func (d *decoder) check() {
 	if c.Remote != nil {
 		d.checkRemote(c.Remote)
 	}
+	if c.Update != nil {
+		d.checkUpdate(c.Update)
+	}
 	if c.Observe.HTTP != "" {
 		d.checkAddress("observe.http", c.Observe.HTTP, `host:port, "" to switch it off`, true)
 	}

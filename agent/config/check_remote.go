@@ -1,6 +1,7 @@
 package config
 
 import (
+	"path/filepath"
 	"strings"
 
 	"sluice/agent/remote/tree"
@@ -53,5 +54,22 @@ func (d *decoder) checkTrust(r *Remote) {
 			at = "remote.threshold"
 		}
 		d.wrong(at, err.Error(), "as many different keys as threshold says, up to 16, and at most one trust:N")
+	}
+}
+
+// checkUpdate looks at the installer.
+func (d *decoder) checkUpdate(u *Update) {
+	if d.cfg.Remote == nil {
+		d.wrong("update", "needs remote: commands come over an uplink", "a section remote beside it, or leave it out")
+	}
+	if len(u.Install) > 0 && !filepath.IsAbs(u.Install[0]) {
+		at := index("update.install", 0)
+		d.wrong(at, d.show(at, u.Install[0])+" is not an absolute path", "a program such as /usr/lib/sluice/install")
+	}
+	if len(u.Install) > 0 && !strings.Contains(strings.Join(u.Install, " "), "{file}") {
+		d.wrong("update.install", "does not say where the bundle goes", "{file} in an argument")
+	}
+	if u.MaxRate != 0 && u.MaxRate < minMaxRate {
+		d.wrong("update.max_rate", d.show("update.max_rate", u.MaxRate.String())+" is too little", "1KiB or more, or 0: unlimited")
 	}
 }

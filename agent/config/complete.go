@@ -20,6 +20,9 @@ func (d *decoder) complete(hostname func() (string, error)) {
 	if c.Agent.DataDir != "" && !filepath.IsAbs(c.Agent.DataDir) {
 		c.Agent.DataDir = filepath.Join(d.x.dir, c.Agent.DataDir)
 	}
+	if c.Update != nil {
+		c.Update.Dir = d.x.resolve(c.Update.Dir)
+	}
 	for i := range c.Sources {
 		d.completeSource(&c.Sources[i])
 	}

@@ -45,6 +45,8 @@ type Config struct {
 	Uplinks []Uplink `yaml:"uplinks,named" required:"true" like:"uplinks: { central: { kafka: … } }"`
 	// Config, status and commands over an uplink.
 	Remote *Remote `yaml:"remote"`
+	// How the machine updates itself, for the command update.
+	Update *Update `yaml:"update"`
 	// The HTTP side: status page, health, metrics.
 	Observe Observe `yaml:"observe"`
 	// The log of the agent itself, on standard error.
@@ -206,6 +208,23 @@ type Remote struct {
 	Trial time.Duration `yaml:"trial" default:"2m" range:"10s..1h"`
 	// Paths that remote config may never change.
 	Locked []string `yaml:"locked"`
+}
+
+// Update fetches bundles that a signed command names and hands them to an
+// installer. Needs remote, whose uplink reads bundles in topics. Remote config
+// never changes this section: it says what is executed.
+type Update struct {
+	// Program, with an absolute path, and its arguments; without a shell. {file}
+	// stands for the bundle. Exit status 0: the machine runs it after its next start.
+	Install []string `yaml:"install" required:"true" like:"install: [ /usr/lib/sluice/install, {file} ]"`
+	// Folder for a bundle while it is fetched. Left out: update in agent.data_dir.
+	Dir string `yaml:"dir,inherit"`
+	// Bytes per second of a fetch. 0: unlimited.
+	MaxRate Size `yaml:"max_rate" default:"0" range:"0..1TiB"`
+	// Whether a metered link is used, too: see metered of the uplink.
+	Metered bool `yaml:"metered" default:"false"`
+	// How long a bundle is tried to be had.
+	GiveUp time.Duration `yaml:"give_up" default:"168h" range:"1h..8760h"`
 }
 
 // Observe is the HTTP side.

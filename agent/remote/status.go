@@ -46,6 +46,17 @@ type StatusRecord struct {
 	Sources  map[string]SourceStatus `json:"sources,omitempty"` // by name
 	Uplinks  map[string]UplinkStatus `json:"uplinks,omitempty"` // by name
 	Commands []CommandStatus         `json:"commands,omitempty"`
+	Update   *UpdateStatus           `json:"update,omitempty"` // the last one of this life, or what the last life left
+}
+
+// UpdateStatus is how far an update of the machine has come.
+type UpdateStatus struct {
+	Phase   string    `json:"phase"` // fetching, waiting, checking, installing, installed, failed
+	Version string    `json:"version"`
+	Bytes   int64     `json:"bytes"` // fetched
+	Size    int64     `json:"size"`
+	Detail  string    `json:"detail,omitempty"` // why it waits or has failed; what the installer said
+	Time    time.Time `json:"time"`
 }
 
 // ConfigStatus is desired against running.

@@ -20,7 +20,7 @@ type sink struct {
 	stored   int64 // of them durable
 	next     int64 // of a topic: the offset behind what is there
 	reported time.Time
-	asked    time.Time // OnlyIf
+	asked    time.Time // MayFetch
 	began    time.Time // of this fetch, for the rate
 	taken    int64     // bytes of this fetch
 }
@@ -38,7 +38,7 @@ func (u *Updater) fetch(ctx context.Context, j *job) error {
 	var hopeless *hopelessError
 	for pause := firstPause; s.size < j.Bundle.Size; {
 		was := s.size
-		err := s.ready(ctx)
+		err := s.ready()
 		if err == nil && j.Bundle.Topic != "" {
 			err = s.fromTopic(ctx)
 		} else if err == nil {
@@ -72,9 +72,6 @@ type hopelessError struct{ error }
 
 func hopeless(format string, args ...any) error { return &hopelessError{fmt.Errorf(format, args...)} }
 
-// errMetered says that the link must not be used now.
-var errMetered = errors.New("only_if says that the link may not be used now")
-
 // open continues the file. What is in it behind what the job knows of a topic is
 // cut off, since the offset would not belong to it.
 func (u *Updater) open(j *job) (*sink, error) {
@@ -106,9 +103,9 @@ func (u *Updater) open(j *job) (*sink, error) {
 }
 
 // ready begins a try: it waits for nothing, and says whether the link may be used.
-func (s *sink) ready(ctx context.Context) error {
+func (s *sink) ready() error {
 	s.began, s.taken, s.asked = time.Now(), 0, time.Now()
-	return s.u.mayUseLink(ctx)
+	return s.u.cfg.MayFetch()
 }
 
 // write appends, within the rate. It may sleep.
@@ -134,7 +131,7 @@ func (s *sink) write(ctx context.Context, b []byte) error {
 	}
 	if now := time.Now(); now.Sub(s.asked) >= askEvery {
 		s.asked = now
-		if err := s.u.mayUseLink(ctx); err != nil {
+		if err := s.u.cfg.MayFetch(); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,6 @@ package update
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,7 +12,6 @@ import (
 // Bounds of the commands.
 const (
 	installTime = time.Hour
-	onlyIfTime  = 30 * time.Second
 	saidBytes   = 2000 // of an installer's output that a report holds, its end
 )
 
@@ -46,22 +44,6 @@ func (u *Updater) install(ctx context.Context, j *job) error {
 		u.cfg.Log.Warn("an installed bundle cannot be removed", "error", err)
 	}
 	return nil
-}
-
-// mayUseLink asks OnlyIf.
-func (u *Updater) mayUseLink(ctx context.Context) error {
-	if len(u.cfg.OnlyIf) == 0 {
-		return nil
-	}
-	said, err := command(ctx, onlyIfTime, u.cfg.OnlyIf)
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &exit):
-		return fmt.Errorf("%w: %s", errMetered, said)
-	}
-	return fmt.Errorf("only_if: %w", err)
 }
 
 // command runs a program without a shell and returns the end of what it said.

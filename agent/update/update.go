@@ -30,12 +30,12 @@ const (
 
 // Phase is how far an update has come.
 type Phase struct {
-	Phase   string    `json:"phase"`
-	Version string    `json:"version"`
-	Bytes   int64     `json:"bytes"` // fetched
-	Size    int64     `json:"size"`
-	Detail  string    `json:"detail,omitempty"` // why it waits or has failed; what the installer said
-	Time    time.Time `json:"time"`
+	Phase   string
+	Version string
+	Bytes   int64 // fetched
+	Size    int64
+	Detail  string // why it waits or has failed; what the installer said
+	Time    time.Time
 }
 
 // Config configures New. Dir, Install and Version are needed.
@@ -47,9 +47,9 @@ type Config struct {
 	// bundle's path. Its exit status 0 means that the machine runs the new version
 	// after its next start.
 	Install []string
-	// OnlyIf is a command that says whether the link may be used now: exit status
-	// 0, yes. It is asked before a fetch begins and once a minute; empty: always.
-	OnlyIf []string
+	// MayFetch says why the link may not be used now; nil: it may. It is asked
+	// before a fetch begins and every few seconds, and must not block; nil: always.
+	MayFetch func() error
 	// MaxRate bounds the fetch, in bytes per second; 0: unlimited.
 	MaxRate int64
 	// GiveUp is how long a bundle is tried to be had; 0: DefaultGiveUp.
@@ -72,7 +72,7 @@ type Config struct {
 const (
 	DefaultGiveUp = 7 * 24 * time.Hour
 	ReportEvery   = time.Minute
-	askEvery      = time.Minute      // OnlyIf
+	askEvery      = 5 * time.Second  // MayFetch
 	storeEvery    = 4 << 20          // bytes after which a fetch is made durable
 	firstPause    = 2 * time.Second  // after a failure of the link
 	longestPause  = 5 * time.Minute  //
@@ -112,6 +112,9 @@ func New(cfg Config) (*Updater, error) {
 	}
 	if cfg.HTTP == nil {
 		cfg.HTTP = &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: quiet, TLSHandshakeTimeout: quiet}}
+	}
+	if cfg.MayFetch == nil {
+		cfg.MayFetch = func() error { return nil }
 	}
 	if cfg.Report == nil {
 		cfg.Report = func(Phase) {}

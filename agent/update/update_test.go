@@ -326,18 +326,23 @@ func TestMeteredLinkIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	bundle := aBundle(5000)
 	server := newFlaky(t, bundle, 0, 0)
-	free := filepath.Join(t.TempDir(), "free")
-	r := newRig(t, func(c *Config) { c.OnlyIf = []string{"test", "-e", free} })
+	var free atomic.Bool
+	r := newRig(t, func(c *Config) {
+		c.MayFetch = func() error {
+			if !free.Load() {
+				return errors.New("the link is metered")
+			}
+			return nil
+		}
+	})
 	r.accepted(argsOf("1.1.0", server.URL, bundle))
-	if p := r.until(Waiting); !strings.Contains(p.Detail, "only_if") {
+	if p := r.until(Waiting); !strings.Contains(p.Detail, "metered") {
 		t.Errorf("%+v", p)
 	}
 	if server.asked.Load() != 0 {
 		t.Error("the link was used")
 	}
-	if err := os.WriteFile(free, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	free.Store(true)
 	r.until(Installed)
 	r.holds(bundle)
 }

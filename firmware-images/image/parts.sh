@@ -123,7 +123,9 @@ install_agent() {
 enable() {
   local unit wants=$1/etc/systemd/system/multi-user.target.wants
   mkdir -p "$wants" "$1/etc/systemd/system/sysinit.target.wants" "$1/etc/systemd/system/network-online.target.wants" "$1/etc/systemd/system/sockets.target.wants"
-  for unit in sluice sluice-provision sluice-trial systemd-networkd; do ln -sf "/usr/lib/systemd/system/$unit.service" "$wants/"; done
+  for unit in sluice.service sluice-provision.service sluice-trial.service sluice-restart.path systemd-networkd.service; do
+    ln -sf "/usr/lib/systemd/system/$unit" "$wants/"
+  done
   for unit in systemd-timesyncd systemd-resolved; do ln -sf "/usr/lib/systemd/system/$unit.service" "$1/etc/systemd/system/sysinit.target.wants/"; done
   ln -sf /usr/lib/systemd/system/dbus.socket "$1/etc/systemd/system/sockets.target.wants/"
   ln -sf /usr/lib/systemd/system/multi-user.target "$1/etc/systemd/system/default.target"

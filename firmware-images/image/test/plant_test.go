@@ -55,13 +55,13 @@ func newPlant(t testing.TB) *plant {
 		t.Fatal(err)
 	}
 	p.kafka = listener.Addr().String()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DefaultNumPartitions(4), kfake.SeedTopics(4, "plant"),
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DefaultNumPartitions(4), kfake.SeedTopics(4, "plant"), kfake.SeedTopics(1, "sluice.config", "sluice.status", "sluice.command", "sluice.update"),
 		kfake.ListenFn(func(string, string) (net.Listener, error) { return advertised{listener}, nil }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	p.client = p.consumer()
+	p.client = p.reads("plant")
 
 	standing, err := simulate.NewPlant(simulate.PlantConfig{MQTT: "127.0.0.1:0"})
 	if err != nil {
@@ -75,10 +75,11 @@ func newPlant(t testing.TB) *plant {
 	return p
 }
 
-// consumer reads the topic from its beginning, from here.
-func (p *plant) consumer() *kgo.Client {
+// reads is a client that reads a topic from its beginning, from here.
+func (p *plant) reads(topic string) *kgo.Client {
 	p.t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(p.kafka), kgo.ConsumeTopics("plant"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.kafka), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, p.kafka)
 		}))
@@ -97,7 +98,9 @@ func (p *plant) config() string {
 agent: { id: gw-1 }
 sources: { line: { mqtt: { servers: [ "tcp://%[1]s:%[2]s" ], subscribe: [ { filter: "line/#", qos: 1 } ] } } }
 uplinks: { central: { kafka: { brokers: [ "%[1]s:%[3]s" ], topic: plant } } }
-`, hostInGuest, port, kafka)
+remote: { uplink: central, trust: [ "%[4]s" ] }
+update: { install: [ /usr/lib/sluice/install, "{file}" ] }
+`, hostInGuest, port, kafka, operator())
 }
 
 // publish lets the machine publish 1, 2, 3 … every interval until the plant is

@@ -54,8 +54,13 @@ replace() {
   cat >"$1"
   chmod "$mode" "$1"
 }
-break_good() { :; }
-break_next() { :; }
+agent() { # VERSION ROOT; what an update brings tells its version
+  CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$1" -o "$work/agent" ./agent/cmd/sluice
+  replace "$2/usr/bin/sluice" <"$work/agent"
+  chmod 755 "$2/usr/bin/sluice"
+}
+break_good() { agent 0.2.0 "$1"; }
+break_next() { agent 0.3.0 "$1"; }
 break_older() { :; }
 break_agent() { printf '#!/bin/sh\necho broken >&2\nexit 1\n' | replace "$1/usr/bin/sluice"; }
 break_cmdline() { printf 'set args="quiet root=PARTLABEL=nowhere"\n' | replace "$1/boot/slot.cfg"; }
