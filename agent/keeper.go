@@ -73,6 +73,7 @@ type keeper struct {
 	failed   *verdict     // the last one that was rolled back
 	notice   *verdict     // what else is to be told
 	topic    *verdict     // what is odd about the topic
+	anew     string       // that it was made anew in this life, and nothing was adopted since
 	refusals []refusal    // that stand, one a key, the oldest first
 	refused  uint64
 	told     telling
@@ -204,9 +205,15 @@ func anchorOf(cfg *config.Config) trust.Anchor {
 }
 
 // parse reads a config that came over the uplink. Its error names paths: the lines
-// are of a text that nobody has seen.
-func (k *keeper) parse(text []byte) (*config.Config, error) {
-	cfg, err := k.sup.Parse(text)
+// are of a text that nobody has seen. A defect of ours that a text may trigger must
+// not end the agent at each start, since the topic keeps the text.
+func (k *keeper) parse(text []byte) (cfg *config.Config, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			cfg, err = nil, fmt.Errorf("it cannot be read: %v", r)
+		}
+	}()
+	cfg, err = k.sup.Parse(text)
 	var problems config.Problems
 	if errors.As(err, &problems) {
 		var errs []error

@@ -10,7 +10,6 @@ import (
 
 	"sluice/agent/config"
 	"sluice/agent/remote"
-	"sluice/agent/remote/floor"
 	"sluice/uplink/channel"
 )
 
@@ -165,7 +164,7 @@ func (c courier) Command(ctx context.Context, r channel.Record) {
 func firstReport() time.Duration { return rand.N(reportEvery) }
 
 // oddities says what is wrong with the topic, as it is and by what is remembered.
-func (k *keeper) oddities(t channel.TopicState, m floor.Memory) *verdict {
+func (k *keeper) oddities(t channel.TopicState) *verdict {
 	name := k.agent.parts().cfg.Remote.ConfigTopic
 	say := func(v verdict, format string, args ...any) *verdict {
 		v.reason = oneLine(fmt.Sprintf("topic %s ", name) + fmt.Sprintf(format, args...))
@@ -176,8 +175,8 @@ func (k *keeper) oddities(t channel.TopicState, m floor.Memory) *verdict {
 		return say(verdict{code: remote.TopicAway}, "cannot be read: %s", t.Unreachable)
 	case t.Policy != "" && !strings.Contains(t.Policy, "compact"):
 		return say(verdict{code: remote.TopicPolicy}, "has cleanup.policy=%s: configs get lost in it (kafka-configs --alter --add-config cleanup.policy=compact); what runs goes on", t.Policy)
-	case t.Recreated || m.Topic != "" && t.ID != "" && m.Topic != t.ID:
-		return say(verdict{code: remote.TopicNew}, "was made anew (it was %s, it is %s); what runs goes on", m.Topic, t.ID)
+	case k.anew != "" && !k.pass.seen[k.by.Target]:
+		return say(verdict{code: remote.TopicNew}, "%s; what runs goes on", k.anew)
 	case t.Emptied:
 		return say(verdict{code: remote.TopicEmpty}, "has lost records that compaction does not take; what runs goes on")
 	case k.by.Target != "" && !k.pass.seen[k.by.Target]:

@@ -94,19 +94,21 @@ func (k *keeper) refuse(x refusal) {
 
 // caughtUp is told that the end of the config topic was reached, or cannot be.
 func (k *keeper) caughtUp(ctx context.Context, t channel.TopicState) {
-	m := k.store.Memory()
+	if m := k.store.Memory(); t.Unreachable == "" && t.ID != "" && m.Topic != t.ID {
+		if m.Topic != "" {
+			k.anew = "was made anew: its id was " + m.Topic + " and is " + t.ID
+		}
+		m.Topic = t.ID
+		k.save(m)
+	}
 	before := k.topic
-	k.topic = k.oddities(t, m)
+	k.topic = k.oddities(t)
 	if k.topic != nil && (before == nil || before.reason != k.topic.reason) {
 		k.log.Warn("remote config", "code", k.topic.code, "reason", k.topic.reason)
 	}
 	if t.Unreachable != "" {
 		k.tell()
 		return
-	}
-	if t.ID != "" && m.Topic != t.ID && (m.Topic == "" || t.Recreated || k.pass.caught) {
-		m.Topic = t.ID
-		k.save(m)
 	}
 	first := !k.pass.caught
 	k.pass.caught = true

@@ -237,7 +237,12 @@ func (f *fleet) config(s settings) string {
 
 func (f *fleet) put(topic, key string, value []byte) {
 	f.Helper()
-	if err := f.client.ProduceSync(f.Context(), &kgo.Record{Topic: topic, Key: []byte(key), Value: value}).FirstErr(); err != nil {
+	c, err := kgo.NewClient(kgo.SeedBrokers(f.cluster.ListenAddrs()...), kgo.ProducerBatchMaxBytes(16<<20), kgo.ProducerBatchCompression(kgo.NoCompression())) // one that knows no topic of before
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.ProduceSync(f.Context(), &kgo.Record{Topic: topic, Key: []byte(key), Value: value}).FirstErr(); err != nil {
 		f.Fatal(err)
 	}
 }
@@ -334,4 +339,10 @@ func nobody(t *testing.T) string {
 	}
 	defer ln.Close()
 	return ln.Addr().String()
+}
+
+// contextOf is a context that the test ends.
+func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return context.WithCancel(context.Background())
 }

@@ -58,6 +58,7 @@ func (k *keeper) adopt(ctx context.Context) {
 		}
 		if cfg, err = k.parse(text); err != nil { // Decide has checked it; a secret may have vanished since
 			k.notice = &verdict{code: trust.Invalid, reason: oneLine(err.Error())}
+			k.tell()
 			return
 		}
 	}
@@ -252,7 +253,7 @@ func (k *keeper) commit(ctx context.Context) {
 	}
 	k.cfg, k.text, k.by = t.cfg, t.text, t.Applied
 	k.save(remote.Running(k.store.Memory(), t.Applied))
-	k.trial, k.phase, k.notice, k.failed, k.refusals = nil, "", nil, nil, nil
+	k.trial, k.phase, k.notice, k.failed, k.refusals, k.anew = nil, "", nil, nil, nil, ""
 	k.log.Info("the config is applied", "target", t.Target, "version", t.Applied.Version, "file", t.File)
 	k.agent.reports.report("config-applied", "", k.about(t))
 	_ = k.relink(ctx, false) // another id or label reads other records

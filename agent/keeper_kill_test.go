@@ -1,0 +1,281 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+
+	"sluice/agent/remote"
+	"sluice/agent/remote/floor"
+)
+
+// What a child of a test is to do.
+const (
+	childDir  = "SLUICE_TEST_AGENT" // run the agent whose config file is in this folder
+	childKill = "SLUICE_TEST_KILL"  // and die before this operation on the stored configs, counted from 1
+	killTrial = 2 * time.Second
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		os.Exit(childAgent(dir))
+	}
+	os.Exit(m.Run())
+}
+
+// childAgent is an agent in a process of its own. A source named boom kills it as
+// soon as it is up, as a defect in a driver would.
+func childAgent(dir string) int {
+	s := supervisor(dir, killTrial)
+	s.Out = &boom{}
+	if n, err := strconv.Atoi(os.Getenv(childKill)); err == nil {
+		count := 0
+		s.folder = func(dir string) floor.Folder { return mortal{floor.Dir(dir), &count, n} }
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := s.Run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func die() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) }
+
+// boom is a log that kills.
+type boom struct{}
+
+func (boom) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("source=boom")) {
+		die()
+	}
+	return os.Stderr.Write(b)
+}
+
+// mortal is a folder that kills the process before one of the operations on it.
+type mortal struct {
+	floor.Folder
+	count *int
+	at    int
+}
+
+func (m mortal) step(what string) {
+	if *m.count++; *m.count == m.at {
+		fmt.Fprintln(os.Stderr, "dies before", what)
+		die()
+	}
+}
+
+func (m mortal) Create(name string) (floor.File, error) {
+	m.step("create " + name)
+	f, err := m.Folder.Create(name)
+	return mortalFile{f, m}, err
+}
+func (m mortal) Rename(from, to string) error {
+	m.step("rename to " + to)
+	return m.Folder.Rename(from, to)
+}
+func (m mortal) Remove(name string) error { m.step("remove " + name); return m.Folder.Remove(name) }
+func (m mortal) Sync() error              { m.step("sync of the folder"); return m.Folder.Sync() }
+
+type mortalFile struct {
+	floor.File
+	m mortal
+}
+
+func (f mortalFile) Write(b []byte) (int, error) { f.m.step("write"); return f.File.Write(b) }
+func (f mortalFile) Sync() error                 { f.m.step("sync"); return f.File.Sync() }
+
+// child starts an agent in a process of its own.
+func (f *fleet) child(kill int) *exec.Cmd {
+	f.Helper()
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), childDir+"="+f.dir)
+	if kill > 0 {
+		c.Env = append(c.Env, fmt.Sprint(childKill, "=", kill))
+	}
+	c.Stderr = f.Output()
+	if err := c.Start(); err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = c.Process.Kill() })
+	return c
+}
+
+// labelled is a document whose labels tell that all of it is there.
+func (f *fleet) labelled(s settings) string {
+	return f.config(s) + "\n  agent: { labels: { v: doc } }"
+}
+
+// session has the broker keep messages for the agent from now on.
+func (f *fleet) session() {
+	f.Helper()
+	c := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + f.mqtt).SetClientID("sluice-gw-1-line").SetCleanSession(false))
+	for _, do := range []func() paho.Token{c.Connect, func() paho.Token { return c.Subscribe("factory/#", 1, func(paho.Client, paho.Message) {}) }} {
+		if tok := do(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+			f.Fatal(tok.Error())
+		}
+	}
+	c.Disconnect(100)
+}
+
+// messages publishes numbers until the returned function is called, which says how
+// many.
+func (f *fleet) messages() (stop func() int) {
+	quit, told := make(chan struct{}), make(chan int)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-quit:
+				told <- n
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			f.publish("factory/1", fmt.Sprint(n))
+		}
+	}()
+	return func() int { close(quit); return <-told }
+}
+
+// TestKilledWhileAConfigIsApplied kills the agent before each of the operations by
+// which a config is adopted, or rolled back, and starts it again: it always runs
+// the old or the new one as a whole, comes to the right end, and every message
+// arrives.
+func TestKilledWhileAConfigIsApplied(t *testing.T) {
+	for _, series := range []struct {
+		name        string
+		bad         bool
+		from, to, n int // operations
+	}{
+		// A start takes 2, to remember the version 10, and the topic 10; to write down
+		// what is tried 5; then 2 and 10 to commit, or 10 and 2 to roll back.
+		{"good", false, 3, 39, 2},
+		{"bad", true, 22, 38, 2},
+	} {
+		for kill := series.from; kill <= series.to; kill += series.n {
+			t.Run(fmt.Sprint(series.name, " ", kill), func(t *testing.T) {
+				t.Parallel()
+				f := newFleet(t)
+				text := strings.Replace(string(f.file("")), "site: p7", "v: file", 1)
+				if err := os.WriteFile(filepath.Join(f.dir, "sluice.yaml"), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				s := settings{}
+				if series.bad {
+					s.brokers = nobody(t)
+				}
+				f.publishConfig(signed{version: 1, body: f.labelled(s)})
+				f.session()
+				stop := f.messages()
+				c := f.child(kill)
+				late := time.AfterFunc(patience, func() { _ = c.Process.Signal(syscall.SIGTERM) })
+				err := c.Wait()
+				late.Stop()
+				if status, ok := c.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
+					t.Fatalf("operation %d was never reached: %v", kill, err)
+				}
+				mark, began := f.mark(), time.Now()
+				c = f.child(0)
+				if series.bad {
+					f.state(mark, remote.StateRolledBack, 0, remote.TrialFailed)
+					if took := time.Since(began); took > killTrial+10*time.Second {
+						t.Errorf("the old config was back after %s", took)
+					}
+				} else {
+					f.state(mark, remote.StateApplied, 1, "")
+				}
+				n := stop()
+				f.allArrive(n)
+				f.wholes()
+				if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+					t.Error(err)
+				}
+				if err := c.Wait(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// allArrive checks that the messages 0 to n-1 are in Kafka.
+func (f *fleet) allArrive(n int) {
+	f.Helper()
+	f.publish("factory/1", "end")
+	values := f.arrives("p.process", "end")
+	for i := range n {
+		if !slices.Contains(values, fmt.Sprint(i)) {
+			f.Errorf("message %d of %d is lost", i, n)
+		}
+	}
+}
+
+// wholes checks that no status shows a part of one config beside the version of
+// another.
+func (f *fleet) wholes() {
+	f.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, st := range f.statuses {
+		if st.Config.State == remote.StateApplying { // in between
+			continue
+		}
+		if want := map[uint64]string{0: "file", 1: "doc"}[st.Config.Running]; st.Labels["v"] != want {
+			f.Errorf("version %d runs with the labels %v: %+v", st.Config.Running, st.Labels, st.Config)
+		}
+	}
+}
+
+// TestAConfigThatKillsTheAgentIsGivenUp starts the agent again and again, as a
+// service manager does.
+func TestAConfigThatKillsTheAgentIsGivenUp(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	if err := os.WriteFile(filepath.Join(f.dir, "sluice.yaml"), f.file(""), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.session()
+	stop := f.messages()
+	c := f.child(0)
+	f.state(0, remote.StateApplied, 0, "")
+	body := strings.Replace(f.config(settings{}), "sources: {", fmt.Sprintf(`sources: { boom: { mqtt: { servers: [ "tcp://%s" ], client_id: boom, subscribe: [ { filter: "x/#" } ] } },`, f.mqtt), 1)
+	f.publishConfig(signed{version: 1, body: body})
+	deaths := 0
+	for ; deaths < 10; deaths++ {
+		ended := make(chan error, 1)
+		go func() { ended <- c.Wait() }()
+		mark := f.mark()
+		select {
+		case <-ended:
+			c = f.child(0)
+			continue
+		case <-time.After(4 * time.Second):
+		}
+		st := f.state(mark-1, remote.StateRolledBack, 0, remote.Crashed)
+		if !strings.Contains(st.Config.Reason, "3 times") {
+			t.Errorf("%+v", st.Config)
+		}
+		break
+	}
+	if deaths != maxStarts {
+		t.Errorf("it died %d times", deaths)
+	}
+	f.allArrive(stop())
+	mark := f.mark()
+	f.publishConfig(signed{version: 2, body: f.config(settings{})})
+	f.state(mark, remote.StateApplied, 2, "")
+	_ = c.Process.Signal(syscall.SIGTERM)
+}
