@@ -74,6 +74,11 @@ observe: { http: %q }
 	if _, ok := a.Link("none"); ok {
 		t.Error("there is an uplink none")
 	}
+	probed, err := Probe(ctx, cfg, []string{"never", "mobile"})
+	if err != nil || !probed[0].OK || !probed[1].OK || probed[0].Checks[0].Detail != "closed by its schedule until "+another+" 00:00 UTC" ||
+		probed[1].Checks[0].Detail != "closed while the link is metered (file "+flag+")" || !probed[1].Checks[0].Warning {
+		t.Errorf("probe: %+v, %v", probed, err)
+	}
 	if err := os.WriteFile(flag, []byte("no"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"sluice/drivers/modbus"
 	"sluice/drivers/mqtt"
 	"sluice/uplink"
+	opening "sluice/uplink/gate"
 )
 
 // probeRequests is how many requests of a plan a probe lists in words.
@@ -85,13 +86,32 @@ func failed(what string, err error) []uplink.Check {
 func probeUplink(ctx context.Context, cfg *config.Config, u *config.Uplink) Probed {
 	p := Probed{Kind: "uplink", Name: u.Name}
 	c, err := uplinkConfig(cfg, u, slog.New(slog.DiscardHandler))
+	if err == nil && c.Link != nil {
+		p.Checks = append(p.Checks, probeLink(c.Link.Look(ctx)))
+	}
 	if err == nil {
-		p.Checks, err = uplink.Probe(ctx, c, samples(cfg, u), largestPayload(cfg))
+		var checks []uplink.Check
+		checks, err = uplink.Probe(ctx, c, samples(cfg, u), largestPayload(cfg))
+		p.Checks = append(p.Checks, checks...)
 	}
 	if err != nil {
 		p.Checks = append(p.Checks, failed("config", err)...)
 	}
 	return p
+}
+
+// probeLink says whether the link may be used now; it is tried all the same.
+func probeLink(s opening.State) uplink.Check {
+	check := uplink.Check{What: "link", OK: true, Warning: !s.Open || s.Unknown != "", Detail: "open"}
+	switch {
+	case !s.Open:
+		check.Detail = s.Why
+	case s.Unknown != "":
+		check.Detail += ", and it is not known whether it is metered: " + s.Unknown
+	case s.Metered:
+		check.Detail += ", metered"
+	}
+	return check
 }
 
 // samples are events like those that an uplink will send, one for each source,

@@ -26,7 +26,7 @@ type tlsFiles struct {
 }
 
 // clientTLS reads the files of a connection's TLS settings; nil for none. Here
-// all of them must be good. log gets what lasting can't return.
+// all of them must be good. log gets what current can't return.
 func clientTLS(c *config.TLS, log *slog.Logger) (*tlsFiles, error) {
 	if c == nil {
 		return nil, nil
@@ -68,24 +68,6 @@ func (f *tlsFiles) current() (*tls.Config, error) {
 	defer f.mu.Unlock()
 	f.complain(f.read())
 	return f.config(), nil
-}
-
-// lasting returns settings for many connections: the client certificate is read
-// again at each handshake, the authorities are not. A nil f has none.
-func (f *tlsFiles) lasting() *tls.Config {
-	if f == nil {
-		return nil
-	}
-	t := f.config()
-	if f.pair != nil {
-		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.complain(f.readPair())
-			return f.pair, nil
-		}
-	}
-	return t
 }
 
 // complain logs what is wrong with a file, once until it is another thing.

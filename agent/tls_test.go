@@ -115,12 +115,16 @@ func TestExchangedCertificatesAreUsedAtTheNextConnect(t *testing.T) {
 				}
 			}
 			wantTLS(t, got, c.ca, c.cert)
-			wantTLS(t, f.lasting(), c.ca, c.cert)
+			now, err := f.current()
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantTLS(t, now, c.ca, c.cert)
 		})
 	}
 }
 
-func TestALastingConnectionSaysOnceThatItsCertificateIsBad(t *testing.T) {
+func TestABadCertificateIsSaidOnce(t *testing.T) {
 	old := newIdentity(t, "old")
 	d := newTLSDir(t, old)
 	var log bytes.Buffer
@@ -128,10 +132,17 @@ func TestALastingConnectionSaysOnceThatItsCertificateIsBad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lasting := f.lasting()
+	want := func(ca, cert identity) {
+		t.Helper()
+		now, err := f.current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantTLS(t, now, ca, cert)
+	}
 	d.put(d.Cert, []byte("garbage"))
 	for range 3 {
-		wantTLS(t, lasting, old, old)
+		want(old, old)
 	}
 	if got := log.String(); strings.Count(got, "what was read before stays in use") != 1 || !strings.Contains(got, "cert.pem") {
 		t.Errorf("the log says %q", got)
@@ -139,7 +150,7 @@ func TestALastingConnectionSaysOnceThatItsCertificateIsBad(t *testing.T) {
 	fresh := newIdentity(t, "new")
 	d.put(d.Cert, fresh.cert)
 	d.put(d.Key, fresh.key)
-	wantTLS(t, lasting, old, fresh)
+	want(old, fresh)
 }
 
 func TestBadCertificatesAtTheStartAreAnError(t *testing.T) {
@@ -152,7 +163,7 @@ func TestBadCertificatesAtTheStartAreAnError(t *testing.T) {
 	if _, err := clientTLS(&d.TLS, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "one of them is missing") {
 		t.Errorf("error %v", err)
 	}
-	if f, err := clientTLS(nil, nil); f.lasting() != nil || err != nil {
+	if f, err := TLS(nil, nil); f != nil || err != nil {
 		t.Errorf("settings for no TLS (%v)", err)
 	}
 }

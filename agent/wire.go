@@ -46,12 +46,12 @@ func sourceKey(cfg *config.Config, name string) string {
 
 // uplinkConfig is what an uplink of the config makes of it, without a reader.
 func uplinkConfig(cfg *config.Config, u *config.Uplink, log *slog.Logger) (uplink.Config, error) {
-	tls, err := clientTLS(u.Kafka.TLS, log.With("uplink", u.Name))
+	tls, err := TLS(u.Kafka.TLS, log.With("uplink", u.Name))
 	if err != nil {
 		return uplink.Config{}, fmt.Errorf("kafka.tls: %w", err)
 	}
 	c := uplink.Config{
-		Name: u.Name, Agent: cfg.Agent.ID, Labels: cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls.lasting(),
+		Name: u.Name, Agent: cfg.Agent.ID, Labels: cfg.Agent.Labels, Brokers: u.Kafka.Brokers, TLS: tls,
 		Topic: u.Kafka.Topic, Key: u.Kafka.Key, Compression: u.Kafka.Compression,
 		MaxRate: int64(u.Kafka.MaxRate), Always: u.Kafka.Always, ExactlyOnce: u.Kafka.Delivery == "exactly_once", PositionTopic: u.Kafka.PositionTopic,
 		WindowBytes: int(min(uplink.DefaultWindowBytes, int64(cfg.Agent.MemoryLimit)/windowShare)), Log: log,

@@ -35,7 +35,7 @@ func (c Config) ClientOptions() ([]kgo.Opt, error) {
 			return c.Spread.Dial(ctx, addr, func(ctx context.Context) (net.Conn, error) { return c.dialPlain(ctx, network, addr) })
 		}))
 	case c.TLS != nil:
-		opts = append(opts, kgo.DialTLSConfig(c.TLS.Clone()))
+		opts = append(opts, kgo.Dialer(c.dialPlain))
 	}
 	if c.SASL.Mechanism != "" {
 		opts = append(opts, kgo.SASL(c.SASL.mechanism()))
@@ -51,7 +51,11 @@ func (c Config) dialPlain(ctx context.Context, network, addr string) (net.Conn, 
 	if c.TLS == nil {
 		return plain.DialContext(ctx, network, addr)
 	}
-	secure := tls.Dialer{NetDialer: &plain, Config: c.tlsFor(addr)}
+	config, err := c.tlsFor(addr)
+	if err != nil {
+		return nil, err
+	}
+	secure := tls.Dialer{NetDialer: &plain, Config: config}
 	return secure.DialContext(ctx, network, addr)
 }
 

@@ -81,9 +81,11 @@ type Config struct {
 	Labels  map[string]string // for {label.NAME} in Topic and Key
 	Brokers []string          // host:port of one or more brokers of the cluster, tried in random order
 
-	// TLS is used for every connection; nil: plain TCP. An empty ServerName is
-	// filled in with each broker's host name. It is cloned, never changed.
-	TLS *tls.Config
+	// TLS returns the settings for one connection, so that exchanged certificates and
+	// authorities are picked up; nil: plain TCP. An empty ServerName is filled in with
+	// the broker's host name. What it returns is cloned, never changed. It may be called
+	// by several goroutines at once.
+	TLS func() (*tls.Config, error)
 
 	SASL SASL // zero: no login
 
@@ -291,15 +293,19 @@ func (s SASL) mechanism() sasl.Mechanism {
 }
 
 // tlsFor returns the settings for a connection to addr.
-func (c Config) tlsFor(addr string) *tls.Config {
-	t := c.TLS.Clone()
+func (c Config) tlsFor(addr string) (*tls.Config, error) {
+	t, err := c.TLS()
+	if err != nil {
+		return nil, err
+	}
+	t = t.Clone()
 	if t.ServerName == "" {
 		t.ServerName = addr
 		if host, _, err := net.SplitHostPort(addr); err == nil {
 			t.ServerName = host
 		}
 	}
-	return t
+	return t, nil
 }
 
 func (c Config) codec() kgo.CompressionCodec {

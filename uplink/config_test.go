@@ -19,7 +19,7 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 		want   string // empty: accepted
 	}{
 		{"defaults", func(*Config) {}, ""},
-		{"tls", func(c *Config) { c.TLS = &tls.Config{MinVersion: tls.VersionTLS12} }, ""},
+		{"tls", func(c *Config) { c.TLS = fixedTLS(&tls.Config{MinVersion: tls.VersionTLS12}) }, ""},
 		{"login", func(c *Config) { c.SASL = SASL{Mechanism: "plain", Username: "gw", Password: password} }, ""},
 		{"smallest window", func(c *Config) { c.WindowBytes, c.WindowRecords = 64<<10, 1 }, ""},
 		{"all placeholders", func(c *Config) {

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"maps"
 	"net"
@@ -160,6 +161,11 @@ func messages(class string, first, n, keys int) []drivers.Event {
 		events[i] = message(class, fmt.Sprintf("key/%d", (first+i)%keys), fmt.Sprint(first+i))
 	}
 	return events
+}
+
+// fixedTLS are settings that do not change.
+func fixedTLS(c *tls.Config) func() (*tls.Config, error) {
+	return func() (*tls.Config, error) { return c, nil }
 }
 
 // cluster starts a Kafka on a free port and stops it with the test.

@@ -245,7 +245,12 @@ func (k *Kafka) dialNow(ctx context.Context, network, addr string) (net.Conn, er
 	}
 	conn = meter{conn, k.pace}
 	if k.cfg.TLS != nil {
-		secure := tls.Client(conn, k.cfg.tlsFor(addr))
+		config, err := k.cfg.tlsFor(addr)
+		if err != nil {
+			_ = conn.Close() // as below
+			return nil, err
+		}
+		secure := tls.Client(conn, config)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			_ = conn.Close() // it carried nothing yet
 			return nil, err

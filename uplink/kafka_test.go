@@ -384,7 +384,7 @@ func TestTLS(t *testing.T) {
 
 	log := newMemLog()
 	log.put(messages("process", 0, 10, 2)...)
-	untrusting := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, TLS: &tls.Config{}})
+	untrusting := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, TLS: fixedTLS(&tls.Config{})})
 	waitFor(t, "the refusal to be said", func() bool {
 		return strings.Contains(untrusting.Stats().LastError, "certificate was not accepted: check tls.ca")
 	})
@@ -394,7 +394,15 @@ func TestTLS(t *testing.T) {
 	log.put(messages("process", 0, 10, 2)...)
 	pool := x509.NewCertPool()
 	pool.AddCert(server.Certificate())
-	start(t, Config{Brokers: c.ListenAddrs(), Reader: log, TLS: &tls.Config{RootCAs: pool}})
+	var exchanged atomic.Bool
+	k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, TLS: func() (*tls.Config, error) {
+		if exchanged.Load() {
+			return &tls.Config{RootCAs: pool}, nil
+		}
+		return &tls.Config{}, nil
+	}})
+	waitFor(t, "the refusal", func() bool { return strings.Contains(k.Stats().LastError, "check tls.ca") })
+	exchanged.Store(true) // of the authorities, under a running uplink
 	log.waitCursor(t, "process", 10)
 }
 

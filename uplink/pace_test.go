@@ -97,7 +97,7 @@ func TestMaxRate(t *testing.T) {
 			cfg := Config{MaxRate: rate, Compression: "none", ExactlyOnce: tt.exact}
 			if tt.secure {
 				opts = append(opts, kfake.TLS(server.TLS.Clone()))
-				cfg.TLS = &tls.Config{RootCAs: pool}
+				cfg.TLS = fixedTLS(&tls.Config{RootCAs: pool})
 			}
 			c := cluster(t, opts...)
 			log := newMemLog()

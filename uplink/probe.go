@@ -113,7 +113,11 @@ func (k *Kafka) probeBroker(ctx context.Context, broker string) (*kgo.Client, Ch
 
 // probeCertificate adds when the broker's certificate ends.
 func (k *Kafka) probeCertificate(ctx context.Context, broker string, check *Check) {
-	d := tls.Dialer{Config: k.cfg.TLS.Clone()}
+	config, err := k.cfg.tlsFor(broker)
+	if err != nil {
+		return // as below
+	}
+	d := tls.Dialer{Config: config}
 	conn, err := d.DialContext(ctx, "tcp", broker)
 	if err != nil {
 		return // the client got through: it is said there

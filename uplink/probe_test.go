@@ -85,9 +85,9 @@ func TestProbeTellsWhenACertificateEnds(t *testing.T) {
 	c := cluster(t, kfake.TLS(server.TLS.Clone()), kfake.SeedTopics(1, "sluice.process", "sluice.alarm"))
 	pool := x509.NewCertPool()
 	pool.AddCert(server.Certificate())
-	got := probed(t, Config{Brokers: c.ListenAddrs(), TLS: &tls.Config{RootCAs: pool}}, 0)
+	got := probed(t, Config{Brokers: c.ListenAddrs(), TLS: fixedTLS(&tls.Config{RootCAs: pool})}, 0)
 	got["broker "+c.ListenAddrs()[0]].is(t, true, false, "certificate until "+server.Certificate().NotAfter.UTC().Format(time.DateOnly))
-	got = probed(t, Config{Brokers: c.ListenAddrs(), TLS: &tls.Config{}}, 0)
+	got = probed(t, Config{Brokers: c.ListenAddrs(), TLS: fixedTLS(&tls.Config{})}, 0)
 	got["broker "+c.ListenAddrs()[0]].is(t, false, false, "check tls.ca")
 }
 

@@ -26,7 +26,7 @@ type Uplink struct {
 type Kafka struct {
 	// First addresses of the cluster, host:port.
 	Brokers []string `yaml:"brokers" required:"true" like:"brokers: [ 127.0.0.1:9092 ]"`
-	// TLS of the connections. Left out: none.
+	// TLS of the connections; the files are read again at each connect. Left out: none.
 	TLS *TLS `yaml:"tls"`
 	// Login. Left out: none.
 	SASL *SASL `yaml:"sasl"`

@@ -96,6 +96,16 @@ func (l *Link) State() State {
 	return l.state
 }
 
+// Look asks once and returns how the link is, for those that do not Run it. It blocks
+// as long as the command may take.
+func (l *Link) Look(ctx context.Context) State {
+	a := l.noAnswer()
+	if l.cfg.Metered != nil {
+		a.metered, a.err = l.cfg.Metered.ask(ctx)
+	}
+	return l.judge(time.Now(), a)
+}
+
 // Changed returns the state, and a channel that is closed when the link opens or
 // closes after that; nil for a nil Link.
 func (l *Link) Changed() (State, <-chan struct{}) {
