@@ -90,7 +90,7 @@ func (h *health) OnBrokerE2E(meta kgo.BrokerMetadata, key int16, e kgo.BrokerE2E
 
 // bad notes an error of the link. h.mu is held.
 func (h *health) bad(err error) {
-	if errors.Is(err, kgo.ErrClientClosed) {
+	if errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, context.Canceled) { // we ended it ourselves
 		return
 	}
 	now := time.Now()

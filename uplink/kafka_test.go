@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -82,56 +81,6 @@ func TestBrokerAwayInTheMiddle(t *testing.T) {
 	log.waitCursor(t, "process", 10_500)
 	checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 10_500)
 	waitFor(t, "up", func() bool { return k.Stats().Up })
-}
-
-// TestRefusedBatches makes the broker refuse batches at random while events flow
-// and asks for each event once, in the order of its key.
-func TestRefusedBatches(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		name string
-		code *kerr.Error
-	}{
-		{"unknown error", kerr.UnknownServerError},
-		{"corrupted on the way", kerr.CorruptMessage},
-		{"no permission for a while", kerr.TopicAuthorizationFailed},
-		{"no leader for a while", kerr.NotLeaderForPartition},
-		{"too few replicas", kerr.NotEnoughReplicas},
-		{"copies that take too long", kerr.RequestTimedOut},
-		{"a disk that fails", kerr.KafkaStorageError},
-		{"no topic for a while", kerr.UnknownTopicOrPartition},
-		{"out of sequence", kerr.OutOfOrderSequenceNumber},
-		{"a producer that is not known", kerr.UnknownProducerID},
-		{"a producer of an older epoch", kerr.InvalidProducerEpoch},
-		{"a policy that says no for a while", kerr.PolicyViolation},
-		{"a leader that was deposed", kerr.FencedLeaderEpoch},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			seed := uint64(time.Now().UnixNano())
-			t.Logf("seed %d", seed)
-			rnd := rand.New(rand.NewPCG(seed, 0))
-			c := cluster(t, kfake.SeedTopics(4, "sluice.process"))
-			fault := c.Fault(kfake.Fault{
-				Keys: []kmsg.Key{kmsg.Produce}, Err: tt.code, Count: 3,
-				When: func(kmsg.Request) bool { return rnd.IntN(8) == 0 },
-			})
-			log := newMemLog()
-			for i := range 60 {
-				log.put(messages("process", i*200, 200, 7)...)
-			}
-			k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, WindowRecords: 1000})
-			log.waitCursor(t, "process", 12_000)
-			checkComplete(t, consume(t, c.ListenAddrs(), "sluice.process"), 12_000)
-			if fault.Hits() == 0 {
-				t.Error("no batch was refused")
-			}
-			if d := k.Stats().Delivered["process"]; d != 12_000 {
-				t.Errorf("delivered %d", d)
-			}
-		})
-	}
 }
 
 func TestTooLargeRecordsAreSetAside(t *testing.T) {
@@ -510,43 +459,5 @@ func TestBrokenLogEndsRun(t *testing.T) {
 	defer cancel()
 	if err := k.Run(ctx); !errors.Is(err, log.broken) || !strings.Contains(err.Error(), `uplink "central"`) {
 		t.Errorf("Run: %v", err)
-	}
-}
-
-// TestRecordsThatABrokerFindsInvalid has the broker refuse each batch that holds one
-// of a few events: these are set aside, and all around them arrive.
-func TestRecordsThatABrokerFindsInvalid(t *testing.T) {
-	t.Parallel()
-	for _, code := range []*kerr.Error{kerr.InvalidRecord, kerr.InvalidTimestamp, kerr.MessageTooLarge} {
-		for _, exact := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, exactly once %t", code.Message, exact), func(t *testing.T) {
-				t.Parallel()
-				c := cluster(t, kfake.SeedTopics(3, "sluice.process"))
-				c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "sluice.process", Err: code, Count: -1, When: func(r kmsg.Request) bool {
-					for _, topic := range r.(*kmsg.ProduceRequest).Topics {
-						for _, p := range topic.Partitions {
-							if bytes.Contains(p.Records, []byte("invalid")) {
-								return true
-							}
-						}
-					}
-					return false
-				}})
-				log := newMemLog()
-				events := messages("process", 0, 600, 5)
-				bad := []uint64{1, 300, 301, 600}
-				for _, seq := range bad {
-					events[seq-1].Payload = []byte("invalid")
-				}
-				log.put(events...)
-				k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, Compression: "none", ExactlyOnce: exact})
-				log.waitCursor(t, "process", 600)
-				k.stop(t)
-				checkComplete(t, consumeAll(t, exact, c.ListenAddrs(), "sluice.process"), 600, bad...)
-				if got := log.rejects("process"); fmt.Sprint(got) != fmt.Sprint(bad) {
-					t.Errorf("rejected %v, want %v", got, bad)
-				}
-			})
-		}
 	}
 }
