@@ -54,8 +54,9 @@ type conn struct {
 	readMu  sync.Mutex
 	out     []byte // what paho gets next
 	scratch []byte
-	current *arrival // the PUBLISH that is being read, nil between packets
-	greeted bool     // CONNACK was seen
+	current *arrival    // the PUBLISH that is being read, nil between packets
+	greeted bool        // CONNACK was seen
+	check   *time.Timer // in hold: time to look whether the broker is there
 
 	resumed atomic.Bool   // the broker had a session for us
 	held    atomic.Bool   // Read waits for room in the queue
@@ -107,7 +108,9 @@ func newConn(nc net.Conn, server string, in *intake) *conn {
 		leaving: make(chan struct{}),
 		closed:  make(chan struct{}),
 		dirty:   make(chan struct{}, 1),
+		check:   time.NewTimer(holdCheck),
 	}
+	boundSilence(nc)
 	c.flusher.Add(1)
 	go c.flushAcks()
 	return c
@@ -260,7 +263,8 @@ func (c *conn) refuse(a *arrival) {
 	}
 }
 
-// hold waits for room, or for something else that Read has to see to.
+// hold waits for room, or for something else that Read has to see to. The end of
+// the connection would stand behind what is not read, so it looks for it.
 func (c *conn) hold(room <-chan struct{}) error {
 	pause := c.pause
 	if room == nil {
@@ -268,9 +272,13 @@ func (c *conn) hold(room <-chan struct{}) error {
 	}
 	c.held.Store(true)
 	defer c.held.Store(false)
+	c.check.Reset(holdCheck)
 	select {
 	case <-room:
 	case <-c.wake:
+		return peerLeft(c.Conn)
+	case <-c.check.C:
+		return peerLeft(c.Conn)
 	case <-pause:
 	case <-c.leaving:
 	case <-c.closed:
@@ -415,6 +423,7 @@ func (c *conn) finish() {
 	c.ledger.detach(c)
 	c.readMu.Lock() // a Read that still runs ends, since the socket is closed
 	defer c.readMu.Unlock()
+	c.check.Stop()
 	if c.current != nil && c.current.reserved > 0 {
 		c.queue.release(c.current.reserved)
 	}

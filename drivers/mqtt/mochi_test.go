@@ -298,6 +298,14 @@ func TestTransports(t *testing.T) {
 			}
 			eventually(t, "taken", func() bool { return len(sink.taken()) == 100 })
 			eventually(t, "acknowledged", func() bool { return inflight(server, "gw-1") == 0 })
+			nc, err := dial(t.Context(), src.servers[0], tc.client)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+			if tcpOf(nc) == nil {
+				t.Errorf("no TCP below a %T", nc)
+			}
 		})
 	}
 }
