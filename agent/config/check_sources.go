@@ -6,6 +6,13 @@ import (
 	"unicode"
 )
 
+// leastMemory is the lower bound of agent.memory_limit.
+const leastMemory = 16 << 20
+
+// payloadShare is how many times its own size a large message takes on its way
+// through queue, commit and uplink: 7 were measured.
+const payloadShare = 8
+
 func (d *decoder) checkMQTT(m *MQTT, path string) {
 	for i, server := range m.Servers {
 		d.checkURL(index(path+".servers", i), server, []string{"tcp", "ssl", "ws", "wss"}, []string{"ws", "wss"})
@@ -21,6 +28,7 @@ func (d *decoder) checkMQTT(m *MQTT, path string) {
 	if m.Sparkplug != nil && m.Decode != "sparkplug_b" {
 		d.wrong(path+".sparkplug", "has no effect with decode: "+d.show(path+".decode", m.Decode), "decode: sparkplug_b, or leave it out")
 	}
+	d.checkPayload(m, path+".max_payload")
 	lines := map[string]int{}
 	for i, s := range m.Subscribe {
 		at := index(path+".subscribe", i)
@@ -34,6 +42,16 @@ func (d *decoder) checkMQTT(m *MQTT, path string) {
 		}
 		lines[s.Filter] = d.cfg.where.of(at + ".filter").line
 		d.checkClassName(at+".class", s.Class)
+	}
+}
+
+// checkPayload requires memory for the largest message. A memory_limit that is out
+// of range itself is told elsewhere.
+func (d *decoder) checkPayload(m *MQTT, path string) {
+	limit := d.cfg.Agent.MemoryLimit
+	if most := limit / payloadShare; limit >= leastMemory && m.MaxPayload > most {
+		d.wrong(path, fmt.Sprintf("%s is more than an eighth of agent.memory_limit, %s, and a message takes up to eight times its size on its way", m.MaxPayload, limit),
+			fmt.Sprintf("up to %s, or a memory_limit of %s", most, payloadShare*m.MaxPayload))
 	}
 }
 

@@ -40,7 +40,8 @@ type MQTT struct {
 	Decode string `yaml:"decode" default:"raw" enum:"raw|json|sparkplug_b"`
 	// How Sparkplug edge nodes are treated; only with decode: sparkplug_b.
 	Sparkplug *Sparkplug `yaml:"sparkplug"`
-	// Larger payloads are refused, acknowledged and counted.
+	// Larger payloads are refused, acknowledged and counted. Up to an eighth of
+	// agent.memory_limit, since that is what one takes on its way.
 	MaxPayload Size `yaml:"max_payload" default:"1MiB" range:"1B..255MiB"`
 }
 

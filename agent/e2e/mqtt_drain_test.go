@@ -24,9 +24,14 @@ import (
 // drained is how many messages wait in each session of TestMosquittoDrain.
 const drained = 200_000
 
-// maxIntakeRatio is what taking a message in may cost, in CPU time, of what a bare
-// reader of the same socket takes: 0.5 CPU s for 100,000 where that takes 0.3.
-const maxIntakeRatio = 5.0 / 3
+// What taking in 100,000 messages may cost, in CPU time, where a bare reader of the
+// same socket takes some time: 0.5 s where that takes 0.3. The bare reader's time
+// depends on how Mosquitto's writes happen to come together, so it is a ratio or
+// a difference, whichever allows more.
+const (
+	intakeRatio = 5.0 / 3
+	intakeMore  = 0.2 // s
+)
 
 // TestMosquittoDrain empties sessions of 200,000 QoS 1 messages that wait in a
 // Mosquitto: by a bare reader that allocates nothing (the floor), by the MQTT
@@ -52,8 +57,8 @@ func TestMosquittoDrain(t *testing.T) {
 		fmt.Printf("E2E mqtt-drain %s events_per_s=%.0f cpu_s_per_100k=%.3f of_floor=%.2f\n",
 			way.name, drained/took, perEvent[way.name], perEvent[way.name]/perEvent["floor"])
 	}
-	if ratio := perEvent["intake"] / perEvent["floor"]; ratio > maxIntakeRatio {
-		t.Errorf("taking in costs %.2f times the CPU time of a bare reader, want %.2f at most", ratio, maxIntakeRatio)
+	if floor := perEvent["floor"]; perEvent["intake"] > max(intakeRatio*floor, floor+intakeMore) {
+		t.Errorf("taking in 100,000 messages costs %.3f CPU s, and a bare reader %.3f", perEvent["intake"], floor)
 	}
 }
 

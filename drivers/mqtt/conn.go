@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // Sizes of one connection.
@@ -25,7 +27,7 @@ type intake struct {
 	maxPayload int64
 	topics     *topics
 	queue      *queue
-	ledger     *ledger
+	ledgers    map[string]*ledger // by server: a session and its packet ids are one broker's
 	stats      *counters
 	refusals   *refusals
 	seed       maphash.Seed
@@ -47,6 +49,7 @@ type conn struct {
 	net.Conn
 	*intake
 	server string
+	ledger *ledger // the server's
 	number uint64
 	in     *bufio.Reader
 
@@ -101,6 +104,7 @@ func newConn(nc net.Conn, server string, in *intake) *conn {
 		Conn:    nc,
 		intake:  in,
 		server:  server,
+		ledger:  in.ledgers[server],
 		number:  in.conns.Add(1),
 		in:      bufio.NewReaderSize(nc, readBuffer),
 		wake:    make(chan struct{}, 1),
@@ -330,7 +334,7 @@ func (c *conn) readBody() error {
 func (c *conn) deliver(a *arrival) {
 	hash := c.hash(a)
 	again := a.retain && a.topic.retainedAgain(hash, c.number)
-	it := item{name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), conn: c.number, server: c.server, qos: a.qos, size: a.reserved}
+	it := item{name: a.topic.name, class: a.topic.class, payload: a.payload, at: time.Now().UTC(), conn: c.number, server: c.server, ledger: c.ledger, qos: a.qos, size: a.reserved}
 	switch {
 	case a.qos > 0 && again:
 		c.ledger.refuse(a.id, a.qos)
@@ -373,9 +377,10 @@ func (c *conn) fail(err error) {
 
 // endedByBroker says whether the broker closed or reset the connection.
 func (c *conn) endedByBroker() bool {
+	var over *websocket.CloseError
 	select {
 	case <-c.closed:
-		return errors.Is(c.cause, io.EOF) || errors.Is(c.cause, io.ErrUnexpectedEOF) || errors.Is(c.cause, syscall.ECONNRESET) || errors.Is(c.cause, syscall.EPIPE)
+		return errors.As(c.cause, &over) || errors.Is(c.cause, io.EOF) || errors.Is(c.cause, io.ErrUnexpectedEOF) || errors.Is(c.cause, syscall.ECONNRESET) || errors.Is(c.cause, syscall.EPIPE)
 	default:
 		return false
 	}

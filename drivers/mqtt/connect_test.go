@@ -3,11 +3,15 @@ package mqtt
 import (
 	"crypto/tls"
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/mochi-mqtt/server/v2/listeners"
 )
 
@@ -84,4 +88,44 @@ func TestBadCertificateFilesAreSaid(t *testing.T) {
 			stop()
 		})
 	}
+}
+
+// TestAnotherServersIdsAreItsOwn: what a server sends again is known by the packet
+// ids of its own session, also when another server's messages came in between.
+func TestAnotherServersIdsAreItsOwn(t *testing.T) {
+	t.Parallel()
+	first, second, sink := newRawBroker(t), newRawBroker(t), &testSink{}
+	src, _ := start(t, baseConfig(sink, first.url(), second.url()))
+	c := first.accept(true)
+	waitUp(t, src)
+	c.send(publishFrame(qos1, 3, "plant/a", "on"))
+	eventually(t, "acknowledged", func() bool { return len(c.acked()) == 1 })
+	_ = c.Close()
+	_ = first.connection().Close()
+	c = second.accept(true)
+	c.send(publishFrame(qos1|dup, 3, "plant/a", "on")) // to an agent before this one, perhaps
+	eventually(t, "acknowledged by the second", func() bool { return len(c.acked()) == 1 })
+	_ = c.Close()
+	c = first.accept(true)
+	c.send(publishFrame(qos1|dup, 3, "plant/a", "on"), publishFrame(qos1, 4, "plant/a", "end"))
+	eventually(t, "acknowledged by the first", func() bool { return len(c.acked()) == 2 })
+	if got, want := sink.payloads(), []string{"on", "on", "end"}; !slices.Equal(got, want) {
+		t.Errorf("taken %q, want %q", got, want)
+	}
+}
+
+// TestAWebsocketThatEndsIsSaidInWords and counts as ended by the broker.
+func TestAWebsocketThatEndsIsSaidInWords(t *testing.T) {
+	t.Parallel()
+	upgrade := websocket.Upgrader{Subprotocols: []string{"mqtt"}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, err := upgrade.Upgrade(w, r, nil); err == nil {
+			_ = c.WriteMessage(websocket.BinaryMessage, []byte{0x20, 2, 0, 0})
+			_ = c.Close()
+		}
+	}))
+	t.Cleanup(server.Close)
+	src, _ := start(t, baseConfig(&testSink{}, "ws"+strings.TrimPrefix(server.URL, "http")+"/mqtt"))
+	eventually(t, "words", func() bool { return strings.Contains(src.Stats().LastError, "the broker closed the connection") })
+	eventually(t, "suspicion", func() bool { return strings.Contains(src.Stats().LastError, errTaken.Error()) })
 }

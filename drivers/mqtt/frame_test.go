@@ -47,7 +47,7 @@ func parse(t *testing.T, input []byte, piece int) (control []byte, taken []item,
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newConn(&scriptConn{rest: input, piece: piece}, "tcp://broker", src.intake)
+	c := newConn(&scriptConn{rest: input, piece: piece}, "tcp://127.0.0.1:1", src.intake)
 	control, err = io.ReadAll(io.LimitReader(c, 1<<20))
 	c.finish()
 	src.queue.mu.Lock()

@@ -33,25 +33,27 @@ type acker interface {
 // The ledger's lock guards it.
 type delivery struct {
 	hash      uint64 // of topic and payload
-	stamp     uint64 // pings that had been sent when it was acknowledged
+	stamp     uint64 // pings that had been sent when it was settled
 	id        uint16
 	qos       byte
 	committed bool   // the sink has it, or it was refused: it may be acknowledged
 	acked     bool   // an acknowledgement was queued on some connection
+	settled   bool   // the broker need not send it again: QoS 1 acked, QoS 2 released
 	listed    bool   // it stands in order
 	on        uint64 // the connection on which it came last
 }
 
-// ledger gives acknowledgements in the order of arrival (MQTT 3.1.1 §4.6), each
-// after its message was committed, on the connection on which it came last, and
-// tells messages that come again from new ones.
+// ledger belongs to the session at one server, whose packet ids mean nothing at
+// another one. It gives acknowledgements in the order of arrival (MQTT 3.1.1 §4.6),
+// each after its message was committed, on the connection on which it came last,
+// and tells messages that come again from new ones.
 //
 // A broker sends a message again, with the same packet id and DUP set, when the
 // connection broke before it had our acknowledgement. Three cases:
 //   - it is still on its way into the buffer: its place in order is taken on the
 //     new connection, and the commit acknowledges it there;
-//   - it was committed and its acknowledgement got lost: it is acknowledged
-//     again and not stored again. That is what settled is for;
+//   - it was committed and its acknowledgement got lost, or the broker has forgotten
+//     it: it is acknowledged again and not stored again. That is what settled is for;
 //   - it is unknown, or its content is another: it is new.
 //
 // A broker that uses an id again at once, for a message equal to the first in
@@ -66,7 +68,7 @@ type ledger struct {
 	conns   uint64           // connections so far
 	byID    idTable          // the latest use of each packet id
 	order   fifo[*delivery]  // arrived on conn and not acknowledged there
-	settled fifo[settlement] // acknowledged QoS 1 messages, oldest first
+	settled fifo[settlement] // oldest first
 	pings   uint64           // PINGREQs sent, over all connections
 	pongs   uint64           // the PINGREQ that the last PINGRESP on conn answered
 	proven  uint64           // what was acknowledged before this PINGREQ is known to the broker
@@ -78,7 +80,7 @@ type ledger struct {
 	room chan struct{} // gets a token when order was full and is not any more
 }
 
-// settlement is one acknowledgement; stamp as it was when it was given.
+// settlement is the end of one exchange; stamp as it was then.
 type settlement struct {
 	d     *delivery
 	stamp uint64
@@ -127,10 +129,9 @@ func (l *ledger) arrive(id uint16, qos byte, dup bool, hash uint64) *delivery {
 	defer l.mu.Unlock()
 	l.resent = l.resent || !dup // what comes again comes before what is new, MQTT 3.1.1 §4.6
 	old := l.byID.get(id)
-	settled := old != nil && old.acked && qos == 1
-	l.reuses = l.reuses || settled && !dup
-	if old != nil && old.qos == qos && old.hash == hash && l.again(old, dup, settled) {
-		old.on = l.conns
+	l.reuses = l.reuses || old != nil && old.settled && !dup
+	if old != nil && old.qos == qos && old.hash == hash && l.again(old, dup) {
+		old.on, old.settled = l.conns, false
 		if !old.listed {
 			l.list(old)
 		}
@@ -148,8 +149,8 @@ func (l *ledger) arrive(id uint16, qos byte, dup bool, hash uint64) *delivery {
 // it is, whatever DUP says. Over a new connection it comes with DUP (§3.3.1.1):
 // without it the broker gave the id to another message, as one does that was
 // killed and went back to an older state of the session.
-func (l *ledger) again(old *delivery, dup, settled bool) bool {
-	if settled {
+func (l *ledger) again(old *delivery, dup bool) bool {
+	if old.settled {
 		return dup && !l.reuses
 	}
 	return dup || old.on == l.conns
@@ -197,15 +198,20 @@ func (l *ledger) flush() {
 		d.acked = true
 		l.conn.ack(d.qos, d.id)
 		if d.qos == 1 && l.byID.get(d.id) == d {
-			d.stamp = l.pings
-			l.settled.push(settlement{d, d.stamp})
-			l.forget()
+			l.settle(d)
 		}
 	}
 	if l.refused && l.order.len() < maxUnacked {
 		l.refused = false
 		signal(l.room)
 	}
+}
+
+// settle remembers a message whose exchange is over, as far as we know.
+func (l *ledger) settle(d *delivery) {
+	d.settled, d.stamp = true, l.pings
+	l.settled.push(settlement{d, d.stamp})
+	l.forget()
 }
 
 // full says whether so many messages wait for their acknowledgement that no more
@@ -226,19 +232,26 @@ func (l *ledger) forget() {
 		}
 		// The same id may stand there again, for another message or for
 		// a later acknowledgement of this one.
-		if l.byID.get(s.d.id) == s.d && s.d.stamp == s.stamp {
+		if l.byID.get(s.d.id) == s.d && s.d.settled && s.d.stamp == s.stamp {
 			l.byID.put(s.d.id, nil)
 		}
 		l.settled.pop()
 	}
 }
 
-// release ends a QoS 2 exchange: the broker sent PUBREL, so the id is free.
+// release ends a QoS 2 exchange: the broker sent PUBREL, so the id is free. It may
+// still send the message again: mosquitto 2.0 writes its sessions down, when it is
+// stopped, before it ends what goes on over websockets.
 func (l *ledger) release(id uint16) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if d := l.byID.get(id); d != nil && d.qos == 2 && d.acked {
+	d := l.byID.get(id)
+	switch {
+	case d == nil || d.qos != 2 || !d.acked || d.settled:
+	case d.listed: // it came again, and the broker did not wait for PUBREC
 		l.byID.put(id, nil)
+	default:
+		l.settle(d)
 	}
 }
 

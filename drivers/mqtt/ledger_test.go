@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -12,6 +13,7 @@ import (
 type modelMessage struct {
 	n    uint64 // unique; stands for the content
 	id   uint16
+	qos  byte
 	sent bool // at least once, so that DUP is set from then on
 }
 
@@ -27,6 +29,7 @@ type modelBroker struct {
 	unacked   []*modelMessage // sent or to be sent again, oldest first
 	resend    int             // the first n of unacked are to be sent again
 	wire      []uint16        // acknowledgements on their way
+	rels      []uint16        // PUBRELs to be sent, again after a reconnect
 	stored    map[uint64]int  // by n: how often the sink took it
 	committed map[uint64]bool
 	held      []heldDelivery
@@ -42,7 +45,7 @@ func (b *modelBroker) ack(_ byte, id uint16) { b.wire = append(b.wire, id) }
 func (b *modelBroker) fail(error)            { b.failed = true }
 
 func (b *modelBroker) deliver(m *modelMessage) {
-	d := b.ledger.arrive(m.id, 1, m.sent, m.n)
+	d := b.ledger.arrive(m.id, m.qos, m.sent, m.n)
 	m.sent = true
 	if d != nil {
 		b.stored[m.n]++
@@ -59,7 +62,7 @@ func (b *modelBroker) step() {
 		} else if b.resend == len(b.unacked) && len(b.unacked) < 20 {
 			b.nextN++
 			b.nextID = b.nextID%65535 + 1 // counts up, as most brokers do
-			m := &modelMessage{n: b.nextN, id: b.nextID}
+			m := &modelMessage{n: b.nextN, id: b.nextID, qos: byte(1 + b.rng.IntN(2))}
 			b.unacked = append(b.unacked, m)
 			b.resend++
 			if b.rng.IntN(10) == 0 {
@@ -82,6 +85,11 @@ func (b *modelBroker) step() {
 		}
 	case action < 95 && len(b.wire) > 0:
 		b.receiveAck()
+	case action < 96 && len(b.rels) > 0:
+		b.ledger.release(b.rels[0])
+		if b.rng.IntN(3) > 0 { // else PUBCOMP is lost, and PUBREL comes again
+			b.rels = b.rels[1:]
+		}
 	case action < 97:
 		b.ledger.pinged()
 		for len(b.wire) > 0 {
@@ -107,6 +115,9 @@ func (b *modelBroker) receiveAck() {
 		b.t.Fatalf("message %d acknowledged before the commit", m.n)
 	}
 	b.unacked = b.unacked[1:]
+	if m.qos == 2 {
+		b.rels = append(b.rels, id)
+	}
 	b.resend--
 	if b.resend < 0 {
 		b.t.Fatalf("message %d acknowledged before it was sent", m.n)
@@ -142,6 +153,37 @@ func TestLedgerAgainstAModelBroker(t *testing.T) {
 		if n := b.ledger.unsettled(); n != 0 {
 			t.Fatalf("round %d: %d messages pending at the end", round, n)
 		}
+	}
+}
+
+// TestABrokerThatGoesBackBehindPubrel is one that is stopped after it wrote its
+// sessions down and before it ended the connection.
+func TestABrokerThatGoesBackBehindPubrel(t *testing.T) {
+	l, b := newLedger(), &modelBroker{t: t}
+	l.attach(b, false)
+	exchange := func(id uint16, hash uint64) {
+		l.done(l.arrive(id, 2, false, hash), nil)
+		l.release(id)
+	}
+	exchange(1, 100)
+	exchange(2, 200)
+	l.detach(b)
+	b.wire = nil
+	l.attach(b, true)
+	if d := l.arrive(1, 2, true, 100); d != nil {
+		t.Error("a message that comes again was taken as a new one")
+	}
+	if d := l.arrive(2, 2, true, 201); d == nil {
+		t.Error("another message with the id of a released one was not taken")
+	} else {
+		l.done(d, nil)
+	}
+	if want := []uint16{1, 2}; !slices.Equal(b.wire, want) {
+		t.Errorf("acknowledged %v, want %v", b.wire, want)
+	}
+	l.release(1)
+	if d := l.arrive(1, 2, false, 100); d == nil {
+		t.Error("a message without DUP after PUBREL is a new one")
 	}
 }
 

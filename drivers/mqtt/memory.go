@@ -16,6 +16,10 @@ import (
 // maxMemory bounds what is read of a memory's file.
 const maxMemory = 4 << 20
 
+// errForgotten is a broker that lost what it should have kept for us.
+var errForgotten = errors.New("the broker has forgotten the session of this client_id: what it kept for it while the agent was away is lost " +
+	"(mosquitto: persistence true, no persistent_client_expiration)")
+
 // memory is what one session at one broker may be subscribed to. A broker keeps
 // the filters of a persistent session, and nothing in MQTT 3.1.1 asks which they
 // are; so they are written down before they are subscribed, and struck off when
@@ -118,8 +122,11 @@ func (s *Source) leftOver(ss *session) []string {
 	}
 	ss.memory.Filters = known
 	var gone []string
-	if ss.conn.resumed.Load() {
+	switch {
+	case ss.conn.resumed.Load():
 		gone = slices.DeleteFunc(slices.Clone(known), s.subscribes)
+	case len(known) > 0:
+		s.stats.failed(fmt.Sprintf("%s: %v", ss.server, errForgotten))
 	}
 	s.remember(ss, gone)
 	return gone

@@ -256,3 +256,27 @@ func TestSessionsHaveFilesOfTheirOwn(t *testing.T) {
 		t.Error(fmt.Sprint(n, " files"))
 	}
 }
+
+// TestABrokerThatForgotTheSessionIsTold, unless the session is the first one.
+func TestABrokerThatForgotTheSessionIsTold(t *testing.T) {
+	t.Parallel()
+	broker := newRawBroker(t)
+	cfg := baseConfig(&testSink{}, broker.url())
+	cfg.SessionDir = t.TempDir()
+	for _, c := range []struct {
+		name          string
+		present, told bool
+	}{
+		{"the first connect", false, false},
+		{"the session is there", true, false},
+		{"the session is gone", false, true},
+	} {
+		src, stop := start(t, cfg)
+		broker.accept(c.present)
+		waitUp(t, src)
+		if got := src.Stats().LastError; strings.Contains(got, errForgotten.Error()) != c.told {
+			t.Errorf("%s: last error %q", c.name, got)
+		}
+		stop()
+	}
+}

@@ -19,7 +19,8 @@ type item struct {
 	conn     uint64 // number of the connection it came on
 	server   string // the broker of that connection
 	qos      byte
-	delivery *delivery // nil with QoS 0
+	ledger   *ledger   // that of this broker
+	delivery *delivery // in ledger; nil with QoS 0
 	size     int64     // what was reserved for it
 
 	decoded         bool   // payload is the event's already

@@ -66,7 +66,7 @@ func New(cfg Config) (*Source, error) {
 		maxPayload: cfg.MaxPayload,
 		topics:     newTopics(cfg.Subscriptions),
 		queue:      newQueue(cfg.QueueCount, cfg.QueueBytes),
-		ledger:     newLedger(),
+		ledgers:    make(map[string]*ledger),
 		stats:      newCounters(cfg),
 		refusals:   newRefusals(cfg.OnRefused),
 		seed:       maphash.MakeSeed(),
@@ -80,6 +80,7 @@ func New(cfg Config) (*Source, error) {
 			return nil, err
 		}
 		s.servers = append(s.servers, u)
+		s.ledgers[u.String()] = newLedger()
 	}
 	return s, nil
 }
@@ -193,13 +194,21 @@ func (s *Source) leaveTime(grace context.Context) time.Duration {
 func (s *Source) drain(ctx context.Context) {
 	tick := time.NewTicker(drainCheck)
 	defer tick.Stop()
-	for s.queue.len() > 0 || s.ledger.unsettled() > 0 {
+	for s.queue.len() > 0 || s.unsettled() > 0 {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// unsettled is the number of messages on their way into the buffer.
+func (s *Source) unsettled() (n int) {
+	for _, l := range s.ledgers {
+		n += l.unsettled()
+	}
+	return n
 }
 
 // move hands queued messages to the sink until ctx ends. It is the only one who
@@ -230,7 +239,7 @@ func (s *Source) move(ctx context.Context) error {
 func (s *Source) store(ctx context.Context, it *item) error {
 	if !it.decoded && !s.interpret(it) {
 		if it.delivery != nil {
-			s.ledger.done(it.delivery, nil)
+			it.ledger.done(it.delivery, nil)
 		}
 		return nil
 	}
@@ -243,7 +252,7 @@ func (s *Source) store(ctx context.Context, it *item) error {
 		ContentType: it.content,
 		Time:        it.at,
 		Payload:     it.payload,
-	}, s.acknowledge(it.delivery))
+	}, s.acknowledge(it.ledger, it.delivery))
 	if err == nil {
 		s.stats.take(it.class)
 	}
@@ -284,7 +293,7 @@ func (s *Source) inspect(payload []byte) (content string, ok bool) {
 }
 
 // acknowledge returns what the sink calls when the event is durable or lost.
-func (s *Source) acknowledge(d *delivery) func(error) {
+func (s *Source) acknowledge(l *ledger, d *delivery) func(error) {
 	if d == nil {
 		return nil
 	}
@@ -292,7 +301,7 @@ func (s *Source) acknowledge(d *delivery) func(error) {
 		if err != nil {
 			s.topics.forget() // the last message of some topic was not taken after all
 		}
-		s.ledger.done(d, err)
+		l.done(d, err)
 	}
 }
 

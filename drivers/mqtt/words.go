@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/gorilla/websocket"
 )
 
 // explain says what an error of a connection means to the person in front of
@@ -69,6 +70,7 @@ func explainSocket(err error) string {
 		dns     *net.DNSError
 		timeout net.Error
 		path    *fs.PathError
+		closed  *websocket.CloseError
 	)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -83,7 +85,7 @@ func explainSocket(err error) string {
 		return err.Error()
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "no answer in time: check address, port and firewall"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &closed):
 		return "the broker closed the connection: does it expect TLS or MQTT on another port, or does another client use the same client_id?"
 	case strings.Contains(err.Error(), "pingresp not received"):
 		return "the broker does not answer pings any more"
