@@ -7,7 +7,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)
 KAFKA   ?=
 FUZZTIME ?= 20s
 
-.PHONY: build demo test e2e torture lint fuzz bench cross packages packages-test reproducible images images-boot images-test clean
+.PHONY: build demo test e2e fleet-test torture lint fuzz bench cross packages packages-test reproducible images images-boot images-test clean
 
 build:
 	$(GOBUILD) -o bin/sluice ./agent/cmd/sluice
@@ -23,6 +23,11 @@ test:
 e2e: build
 	agent/e2e/install.sh
 	go test -tags e2e -count=1 -v -timeout 40m ./agent/e2e/
+
+# A thousand agents in one process against a real Kafka: a rollout, an outage of a minute. FLEET=N makes it another number.
+fleet-test:
+	agent/e2e/install.sh
+	go test -tags 'e2e fleet' -count=1 -v -timeout 30m -run 'TestFleet$$' ./agent/e2e/
 
 # What a power cut, a kill, a damaged or full disk leave of the buffer, at length.
 torture:

@@ -77,7 +77,7 @@ func (k *keeper) openLink(cfg *config.Config) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch, err := channel.New(channel.Config{Client: opts, ConfigTopic: cfg.Remote.ConfigTopic, CommandTopic: cfg.Remote.CommandTopic, StatusTopic: cfg.Remote.StatusTopic,
+	ch, err := channel.New(channel.Config{Client: opts, Spread: true, ConfigTopic: cfg.Remote.ConfigTopic, CommandTopic: cfg.Remote.CommandTopic, StatusTopic: cfg.Remote.StatusTopic,
 		Wanted: func(key string) bool { return remote.Wanted(key, cfg.Agent.ID, cfg.Agent.Labels) }, Log: k.log.With("stage", "remote")})
 	return &link{ch: ch, out: make(chan letter, outLimit)}, err
 }

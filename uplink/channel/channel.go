@@ -87,6 +87,11 @@ type Config struct {
 	// Client is how the cluster is reached: brokers, TLS, login.
 	Client []kgo.Opt
 
+	// Spread says that Client dials by an uplink.Spread that other clients share: it
+	// spreads the attempts while the cluster is away, and the channel follows as soon
+	// as one of them gets through. Without it the channel spreads its own.
+	Spread bool
+
 	ConfigTopic, CommandTopic, StatusTopic string
 
 	// Wanted says whether a record with this key is for the handler. All others

@@ -2,7 +2,6 @@ package channel
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -46,10 +45,10 @@ func away(n int) time.Duration {
 	return awayTime*9/10 + rand.N(awayTime/5)
 }
 
-// awayFor is away, unless the attempt was none: who shares a Spread with others
-// need not add a wait of its own, and follows as soon as one of them gets through.
-func (r *reader) awayFor(err error, n int) time.Duration {
-	if errors.Is(err, uplink.ErrAway) {
+// awayFor is away, but where attempts are spread already it is only looked now and
+// then whether they are let through.
+func (c *Channel) awayFor(n int) time.Duration {
+	if c.cfg.Spread && n > 1 {
 		return backoff(9, retryMin, followEvery)
 	}
 	return away(n)

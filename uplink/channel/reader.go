@@ -68,7 +68,7 @@ func (r *reader) unreached(ctx context.Context, err error) {
 	r.c.link.set(false)
 	r.topics[0].trouble = "the cluster cannot be reached: " + explain(err, r.topics[0].name, "READ")
 	r.tell(ctx)
-	sleep(ctx, r.awayFor(err, r.lost))
+	sleep(ctx, r.c.awayFor(r.lost))
 }
 
 // await takes one answer, or waits until something is due.
