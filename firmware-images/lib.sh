@@ -66,6 +66,18 @@ release() {
     -dist "$dist" -builder "${SLUICE_BUILDER:-urn:sluice:builder:local}" -roots "$roots" -tool "$nfpm" -tool "$gomod" "$@"
 }
 
+# attestations has CycloneDX's own validator, and more, judge bills of materials and provenance; needs python3-venv.
+attestations() {
+  local venv=$cache/cyclonedx-$cyclonedx_lib
+  if [ ! -x "$venv/done" ]; then
+    rm -rf "$venv"
+    /usr/bin/python3 -m venv "$venv"
+    "$venv/bin/pip" install -q --disable-pip-version-check "cyclonedx-python-lib[json-validation]==$cyclonedx_lib" || fail "pip could not install the CycloneDX validator"
+    install -m 755 /dev/null "$venv/done"
+  fi
+  say "$("$venv/bin/python" firmware-images/test/attested.py "$dist")"
+}
+
 # packages prints each package below dist.
 packages() { find "$dist/packages" -type f \( -name '*.deb' -o -name '*.rpm' -o -name '*.apk' -o -name '*.ipk' \) | LC_ALL=C sort; }
 

@@ -108,17 +108,6 @@ image() {
   say "skopeo inspect, copy: platforms $(jq -c '[.manifests[].platform | .architecture + (.variant // "")]' "$work/index"), user 65532, the amd64 one runs"
 }
 
-attestations() {
-  local venv=$cache/cyclonedx-$cyclonedx_lib
-  if [ ! -x "$venv/done" ]; then
-    rm -rf "$venv"
-    /usr/bin/python3 -m venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check "cyclonedx-python-lib[json-validation]==$cyclonedx_lib" || fail "pip could not install the CycloneDX validator"
-    install -m 755 /dev/null "$venv/done"
-  fi
-  say "$("$venv/bin/python" firmware-images/test/attested.py "$dist")"
-}
-
 # With a key that ends with this run.
 signature() {
   local copy=$work/dist

@@ -103,7 +103,9 @@ trim() {
     "$root/usr/lib/udev/hwdb.d" "$root/usr/lib/pcrlock.d" "$root"/usr/lib/aarch64-linux-gnu/{gconv,perl-base,ossl-modules,engines-3} \
     "$root"/usr/lib/{valgrind,binfmt.d,ssl} "$root"/usr/bin/{openssl,dbus-run-session,busctl,systemd-analyze,systemd-cgtop,bootctl,kernel-install} \
     "$root"/usr/share/ca-certificates "$root"/etc/{apt,dpkg,cron.d,rc?.d,ssh,skel,update-motd.d} "$root"/etc/init.d \
-    "$root"/var/{lib/apt,lib/dpkg,backups} "$root"/usr/lib/systemd/boot
+    "$root"/var/{lib/apt,lib/dpkg,backups} "$root"/usr/lib/systemd/boot \
+    "$root"/usr/lib/aarch64-linux-gnu/{libdb-5.3.so,libbrotlienc.so.*,sasl2} "$root"/usr/lib/systemd/systemd-{logind,pcrlock,measure,storagetm,bsod} \
+    "$root"/usr/sbin/{debugfs,mke2fs,mkfs.ext*,e4crypt,filefrag,badblocks,update-passwd}
   find "$root/var/cache" "$root/var/log" "$root/boot" "$root/tmp" "$root/run" -mindepth 1 ! -path "$root/boot/efi" -delete
 }
 
@@ -153,7 +155,7 @@ needed() {
   local name
   while read -r name; do
     modprobe -d "$work/parts/usr" -S "$1" --show-depends "$name" 2>/dev/null || echo "$name" >>"$work/missing"
-  done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++'
+  done | sed -n 's/^insmod \(.*\.ko\(\.[a-z]*\)\{0,1\}\).*/\1/p' | awk '!seen[$0]++'
 }
 
 # kernel puts kernel, modules and initramfs into the root.

@@ -28,7 +28,7 @@ func operator() trust.Key { return trust.Key{Public: operatorKey().Public().(ed2
 // order publishes a signed command update for the gateway.
 func (p *plant) order(b update.Bundle) {
 	p.t.Helper()
-	now := time.Now().UTC()
+	now := time.Now().UTC().Add(time.Second) // whole seconds are written; not before the agent's memory begins
 	payload := fmt.Appendf(nil, "id: %q\ntarget: 'agent:gw-1'\nissued: %s\nexpires: %s\nkind: update\nargs: { version: %q, size: %d, sha256: %q, topic: %q, offset: %d }\n",
 		"update-"+b.Version, now.Format(time.RFC3339), now.Add(time.Hour).Format(time.RFC3339), b.Version, b.Size, b.SHA256, b.Topic, b.Offset)
 	e := &trust.Envelope{Type: trust.TypeUpdate, Payload: payload}
@@ -56,32 +56,25 @@ func TestUpdateOverTheCommandTopic(t *testing.T) {
 		t.Fatal(err)
 	}
 	statuses := g.plant.reads("sluice.status")
-	began := time.Now()
-	g.plant.order(b)
-	told := map[string]bool{}
-	for end := time.Now().Add(8 * time.Minute); !told["version 0.2.0"]; {
+	began, ordered, told := time.Now(), false, map[string]bool{}
+	for end := time.Now().Add(10 * time.Minute); !told["version 0.2.0"]; {
 		if time.Now().After(end) {
 			t.Fatalf("told: %v\n%s", told, tail(g.console(), 3000))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		statuses.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
-			var st status.StatusRecord
-			if json.Unmarshal(r.Value, &st) != nil {
-				return
-			}
-			what := "version " + st.Version
-			if st.Update != nil {
-				what = st.Update.Phase
-				if what == update.Failed {
-					t.Fatalf("failed: %+v", *st.Update)
+			for _, what := range news(t, r.Value) {
+				if !told[what] {
+					t.Logf("%5.1f s: %s", time.Since(began).Seconds(), what)
 				}
+				told[what] = true
 			}
-			if !told[what] {
-				t.Logf("%5.1f s: %s", time.Since(began).Seconds(), what)
-			}
-			told[what] = true
 		})
 		cancel()
+		if !ordered && told["version 0.1.0"] { // it listens
+			g.plant.order(b)
+			began, ordered = time.Now(), true
+		}
 	}
 	for _, phase := range []string{update.Fetching, update.Checking, update.Installing, update.Installed} {
 		if !told[phase] {
@@ -91,4 +84,24 @@ func TestUpdateOverTheCommandTopic(t *testing.T) {
 	g.boots("B", "good now")
 	t.Logf("%5.1f s: slot B is good", time.Since(began).Seconds())
 	g.plant.verdict(sluice(t))
+}
+
+// news is what a status record tells of versions, commands and updates.
+func news(t *testing.T, record []byte) (all []string) {
+	t.Helper()
+	var st status.StatusRecord
+	if json.Unmarshal(record, &st) != nil {
+		return nil
+	}
+	all = append(all, "version "+st.Version)
+	for _, c := range st.Commands {
+		all = append(all, fmt.Sprintf("command %s %s %s %s", c.ID, c.State, c.Code, c.Reason))
+	}
+	if st.Update == nil {
+		return all
+	}
+	if st.Update.Phase == update.Failed {
+		t.Fatalf("failed: %+v", *st.Update)
+	}
+	return append(all, st.Update.Phase)
 }

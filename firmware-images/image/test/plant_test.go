@@ -35,7 +35,8 @@ type plant struct {
 	client *kgo.Client
 
 	mu        sync.Mutex
-	confirmed []int // numbers that the broker has acknowledged
+	confirmed []int       // numbers that the broker has acknowledged
+	counts    atomic.Bool // confirmed messages count from now on
 	stop      atomic.Bool
 	done      chan struct{}
 }
@@ -104,7 +105,8 @@ update: { install: [ /usr/lib/sluice/install, "{file}" ] }
 }
 
 // publish lets the machine publish 1, 2, 3 … every interval until the plant is
-// asked for what arrived.
+// asked for what arrived. What counts begins with count: a broker keeps nothing for
+// a subscriber that it has never seen.
 func (p *plant) publish(every time.Duration) {
 	p.t.Helper()
 	client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + p.broker).SetClientID("machine").SetAutoReconnect(false))
@@ -116,7 +118,7 @@ func (p *plant) publish(every time.Duration) {
 		defer client.Disconnect(100)
 		for n := 1; !p.stop.Load(); n++ {
 			token := client.Publish("line/press", 1, false, strconv.Itoa(n))
-			if token.WaitTimeout(10*time.Second) && token.Error() == nil {
+			if token.WaitTimeout(10*time.Second) && token.Error() == nil && p.counts.Load() {
 				p.mu.Lock()
 				p.confirmed = append(p.confirmed, n)
 				p.mu.Unlock()

@@ -91,4 +91,4 @@ func (r *remote) do(m *machine, limit time.Duration, script string) (said string
 }
 
 // made is the folder of variants.sh.
-func made(t testing.TB) string { return filepath.Join(dist(t), ".stage", "image-test") }
+func made(t testing.TB) string { return filepath.Join(dist(t), ".image-test") }

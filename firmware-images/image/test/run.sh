@@ -2,6 +2,7 @@
 # Boots the arm64 image in qemu (TCG: no hardware is needed, and it is slow). Debian, root; installs what it needs.
 #
 #   run.sh boot            the image as it is released, once, to the first record in a Kafka on this machine
+#   run.sh again           the image made twice is the same
 #   run.sh all [PATTERN]   updates, power cuts and rollbacks, too, or those tests that match; an hour or so
 #
 # The image is made if dist has none, or one of another binary.
@@ -25,11 +26,46 @@ rm -f "$packed"
 need qemu-system-arm qemu-efi-aarch64 mtools e2fsprogs
 DIST=$(realpath "$dist")
 export DIST VERSION
+
+# verdicts prints what the tools of those who take the image say of it.
+verdicts() {
+  local bundle=$dist/image/sluice-$VERSION-arm64.raucb foreign line
+  need rauc openssl python3-venv
+  rauc info --keyring="$dist/image/update-ca.pem" "$bundle" >"$STAGE/rauc" 2>&1 || fail "rauc info: $(cat "$STAGE/rauc")"
+  for line in "Compatible:.*sluice-arm64-efi" "Version:.*$VERSION" "Bundle Format:.*verity"; do
+    grep -q "^$line" "$STAGE/rauc" || fail "rauc info: $(cat "$STAGE/rauc")"
+  done
+  foreign=$(mktemp -d)
+  firmware-images/image/keys.sh "$foreign/keys"
+  ! rauc info --keyring="$foreign/keys/ca.pem" "$bundle" >/dev/null 2>&1 || fail "a foreign CA passes"
+  rm -rf "$foreign"
+  say "rauc info: $(sed -n "s/^\(Compatible\|Version\|Bundle Format\): *//p" "$STAGE/rauc" | tr -s '\t\n' ' ')verified; by a foreign CA not"
+  say "$(attestations)"
+}
+
+# again makes the image a second time, elsewhere and from the same Debian packages, and compares.
+again() {
+  local other
+  other=$(mktemp -d)
+  mkdir -p "$other/a longer name/.stage"
+  cp -a "$dist/packages" "$dist"/sluice-linux-* "$other/a longer name/"
+  cp -a "$STAGE/boms" "$STAGE/sluice-release" "$other/a longer name/.stage/"
+  DIST="$other/a longer name" SLUICE_IMAGE_BASE=$cache/image-base.tar TZ=Asia/Tokyo firmware-images/image/build.sh >/dev/null
+  cmp "$dist/image/sluice-$VERSION-arm64.img.gz" "$other/a longer name/image/sluice-$VERSION-arm64.img.gz" || fail "the second build of the image differs"
+  rm -rf "$other"
+  say "the disk image made twice is the same: $(sha256sum <"$dist/image/sluice-$VERSION-arm64.img.gz" | cut -c 1-16)…"
+}
+
 case ${1-} in
-boot) go test -tags images -count=1 -timeout 10m -v -run 'TestBootToTheFirstRecord' ./firmware-images/image/test/ ;;
+again) again ;;
+boot)
+  verdicts
+  go test -tags images -count=1 -timeout 10m -v -run 'TestBootToTheFirstRecord|TestNothingOfTestsIsReleased' ./firmware-images/image/test/
+  ;;
 all)
+  again
   firmware-images/image/test/variants.sh
   go test -tags images -count=1 -timeout 120m -v -run "${2:-.}" ./firmware-images/image/test/
   ;;
-*) fail "boot or all" ;;
+*) fail "boot, again or all" ;;
 esac

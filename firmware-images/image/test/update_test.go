@@ -29,6 +29,8 @@ func newGateway(t testing.TB) *gateway {
 	g.plant.publish(500 * time.Millisecond)
 	g.on()
 	g.boots("A", "is good")
+	g.plant.first(3 * time.Minute)
+	g.plant.counts.Store(true)
 	return g
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the images that the tests of updates need, below dist/.stage/image-test: a disk whose slots have the test's runner,
+# Makes the images that the tests of updates need, in dist/.image-test: a disk whose slots have the test's runner,
 # which does what the test tells it over HTTP, and update bundles, most of which are broken in one way. All are of the base
 # that image/build.sh has left, packed with gzip, since that takes seconds.
 set -euo pipefail
@@ -12,7 +12,7 @@ umask 022
 export LC_ALL=C TZ=UTC
 source_state
 
-work=$STAGE/image-test
+work=$(realpath "$dist")/.image-test
 rm -rf "$work"
 mkdir -p "$work/bundles"
 image_tools
@@ -85,4 +85,4 @@ firmware-images/image/keys.sh "$work/foreign" && (
 cp "$work/bundles/good.raucb" "$work/bundles/tampered.raucb"
 printf '\377' | dd of="$work/bundles/tampered.raucb" bs=1 seek=12345678 conv=notrunc status=none
 rm -rf "$work/base" "$work/parts" "$work/root" "$work/initramfs"
-say "$(ls "$work/bundles" | wc -l) bundles and a disk in $work"
+say "$(find "$work/bundles" -name '*.raucb' | wc -l) bundles and a disk in $work"
