@@ -74,13 +74,14 @@ type link struct {
 	dialAt   time.Time // no connect before
 	dialErr  error     // why the last one failed
 
-	opened bool      // there was a connection before
-	heard  time.Time // when the last byte came or went on the bus
-	doubt  time.Time // until then answers to earlier requests may come on the bus
+	opened bool           // there was a connection before
+	heard  time.Time      // when the last byte came or went on the bus
+	doubt  time.Time      // until then answers to earlier requests may come on the bus
+	debts  map[byte]*debt // by unit of a bus: answers that may come even later
 }
 
 func newLink(peer connection, timeout, gap, maxBackoff time.Duration) *link {
-	l := &link{peer: peer, timeout: timeout, gap: gap, maxBackoff: maxBackoff, silence: gatewaySilence}
+	l := &link{peer: peer, timeout: timeout, gap: gap, maxBackoff: maxBackoff, silence: gatewaySilence, debts: map[byte]*debt{}}
 	switch peer.scheme {
 	case schemeRTU, schemeRTUOnTCP:
 		l.framing = newRTUFraming()
@@ -99,13 +100,26 @@ func newLink(peer connection, timeout, gap, maxBackoff time.Duration) *link {
 // read asks a unit for count registers or bits at an address and returns their
 // bytes, which are valid until the next call. It blocks for the connect, the
 // frame gap and one time-out at most, and on a bus for one time-out more after
-// any doubt; or until ctx ends. Errors are errDial, errInvalid, *mb.ModbusError
+// any doubt and for another request; or until ctx ends. Errors are errDial, errInvalid, *mb.ModbusError
 // (the unit's exception), a net.Error that is a time-out, errRequest (unit 0 on
 // a bus), or what broke the connection.
 func (l *link) read(ctx context.Context, unit byte, area table, at, count int) (data []byte, err error) {
 	if l.toAll(unit) {
 		return nil, fmt.Errorf("%w: to read, unit 0 on a bus: nobody answers", errRequest)
 	}
+	if !l.peer.bus() {
+		return l.ask(ctx, unit, area, at, count)
+	}
+	if err := l.settle(ctx, unit, area, at, count); err != nil {
+		return nil, err
+	}
+	data, err = l.ask(ctx, unit, area, at, count)
+	l.account(unit, area.shape(count), err)
+	return data, err
+}
+
+// ask is read without regard to what the unit may owe.
+func (l *link) ask(ctx context.Context, unit byte, area table, at, count int) (data []byte, err error) {
 	size := l.framing.size(5) + l.framing.size(2+answerBytes(byte(area), count))
 	err = l.during(ctx, unit, size, time.Time{}, func() error {
 		data, err = area.ask(l.client, uint16(at), uint16(count))
