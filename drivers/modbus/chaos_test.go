@@ -112,7 +112,7 @@ type question struct {
 // answerOf answers with content, or with so much of it or more as was asked for.
 func (q question) answerOf(unit byte, content []byte) []byte {
 	if q.count != 4 {
-		content = slices.Concat(content, content, content)[:2*q.count]
+		content = bytes.Repeat(content, 1+q.count/4)[:2*q.count]
 	}
 	return append([]byte{unit, q.function, byte(len(content))}, content...)
 }
