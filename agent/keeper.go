@@ -69,12 +69,13 @@ type keeper struct {
 	reread   *time.Timer
 	reloads  []reload
 
-	phase    remote.State // applying or trial; empty: neither
-	failed   *verdict     // the last one that was rolled back
-	notice   *verdict     // what else is to be told
-	topic    *verdict     // what is odd about the topic
-	anew     string       // that it was made anew in this life, and nothing was adopted since
-	refusals []refusal    // that stand, one a key, the oldest first
+	phase    remote.State       // applying or trial; empty: neither
+	failed   *verdict           // the last one that was rolled back
+	notice   *verdict           // what else is to be told
+	reached  channel.TopicState // what was said of the topic last
+	topic    *verdict           // what is odd about it
+	anew     string             // that it was made anew in this life, and nothing was adopted since
+	refusals []refusal          // that stand, one a key, the oldest first
 	refused  uint64
 	told     telling
 	last     remote.ConfigStatus

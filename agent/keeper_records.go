@@ -102,6 +102,7 @@ func (k *keeper) caughtUp(ctx context.Context, t channel.TopicState) {
 		k.save(m)
 	}
 	before := k.topic
+	k.reached = t
 	k.topic = k.oddities(t)
 	if k.topic != nil && (before == nil || before.reason != k.topic.reason) {
 		k.log.Warn("remote config", "code", k.topic.code, "reason", k.topic.reason)

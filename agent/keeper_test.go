@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/agent/remote"
+	"sluice/agent/remote/floor"
 	"sluice/agent/remote/trust"
 )
 
@@ -165,6 +166,23 @@ func TestAttacksFromTheTopic(t *testing.T) {
 	f.put("sluice.config", "agent:gw-1", good)
 	stop = f.start(f.file(""), 0)
 	f.state(mark, remote.StateRejected, 6, trust.Older)
+
+	// The clock is set back: what has expired by the latest time that was seen stays so.
+	stop()
+	dir := filepath.Join(f.dir, "data", "remote")
+	store, _, err := floor.Open(dir, floor.Applied{}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := store.Memory()
+	m.See(now.Add(48 * time.Hour))
+	if err := store.Save(m); err != nil {
+		t.Fatal(err)
+	}
+	mark = f.mark()
+	f.publishConfig(signed{version: 7, body: next.body, issued: now, expires: now.Add(24 * time.Hour)})
+	stop = f.start(f.file(""), 0)
+	f.state(mark, remote.StateRejected, 6, trust.Expired)
 }
 
 // arrivesN reads records of a topic until n config refusals are among them.

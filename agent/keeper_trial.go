@@ -254,6 +254,7 @@ func (k *keeper) commit(ctx context.Context) {
 	k.cfg, k.text, k.by = t.cfg, t.text, t.Applied
 	k.save(remote.Running(k.store.Memory(), t.Applied))
 	k.trial, k.phase, k.notice, k.failed, k.refusals, k.anew = nil, "", nil, nil, nil, ""
+	k.topic = k.oddities(k.reached)
 	k.log.Info("the config is applied", "target", t.Target, "version", t.Applied.Version, "file", t.File)
 	k.agent.reports.report("config-applied", "", k.about(t))
 	_ = k.relink(ctx, false) // another id or label reads other records

@@ -54,6 +54,7 @@ func TestScenarios(t *testing.T) {
 		{"modbus-libmodbus", libmodbusReadings},
 		{"modbus-port-comes-back", portComesBack},
 		{"modbus-dead-unit", deadUnitOnALine},
+		{"remote-config", remoteConfig},
 		{"wrong-input", func(t *testing.T, _ *kafka) { wrongInput(t) }},
 	} {
 		t.Run(s.name, func(t *testing.T) {
