@@ -15,7 +15,7 @@ const (
 	minPiece      = 512      // bytes that are written at once while the rate is bounded
 	maxPiece      = 64 << 10 // as above
 	windowTime    = 4        // seconds of the rate that may be in flight: an alarm has to wait for that
-	minRateWindow = 16 << 10
+	minRateWindow = 4 << 10
 	heldLately    = 2 * time.Second
 )
 
