@@ -31,17 +31,10 @@ func TestAnotherBufferTakesWhatIsQueued(t *testing.T) {
 	stop := run(b)
 	told := make(chan string, 1<<16)
 	queued := 0
-	payload := make([]byte, 4<<10)
-	for i := range payload { // does not get smaller
-		payload[i] = byte(i * i * 31 >> 3)
-	}
 	for ; ; queued++ {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		name := fmt.Sprint(queued)
-		p := append([]byte(name+" "), payload...)
-		for i := range 64 {
-			p[len(p)-1-i*60] = byte(queued * (i + 7) >> 2)
-		}
+		p := append([]byte(name+" "), noise(queued, 16<<10)...) // so large that nothing is merged, which would make room
 		err := b.Append(ctx, drivers.Event{Class: "a", Subject: name, Time: time.Now(), Payload: p}, func(err error) { told <- fmt.Sprint(name, " ", err) })
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) {
