@@ -52,7 +52,8 @@ func (l *lane) adopt(segs []*segment, saved savedClass, clean, drawn bool) (lost
 		return nil
 	}
 	used, reason := saved.Next, reasonCorrupt
-	if !clean && (doubt || saved.Volatile || saved.Next > l.next) {
+	// Without a segment nothing was committed since: the state names each before that.
+	if !clean && (doubt || saved.Volatile || saved.Next > l.next && saved.Newest > 0) {
 		used = saved.Reserved + 1
 	}
 	if saved.Volatile && !doubt { // what was not written was not acknowledged, unless it was delivered

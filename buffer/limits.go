@@ -13,9 +13,25 @@ type disk struct {
 	dir     string
 	minFree float64
 
-	mu    sync.Mutex
-	asked time.Time
-	low   bool
+	mu      sync.Mutex
+	asked   time.Time
+	low     bool
+	refused time.Time // when it last had no space for a class
+}
+
+// starve notes that a class could not be written for want of space.
+func (d *disk) starve() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refused = time.Now()
+}
+
+// starving reports whether some class could not be written lately. All give what
+// they need not hold then.
+func (d *disk) starving() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.refused.IsZero() && time.Since(d.refused) < 5*time.Second
 }
 
 // short reports whether less than minFree of the file system is free, as of at
@@ -142,30 +158,43 @@ func (l *lane) trim(retain time.Duration) {
 	}
 }
 
+// yield gives an active segment up that is delivered as a whole.
+func (l *lane) yield() {
+	l.mu.Lock()
+	delivered := l.active != nil && l.active.tally.events > 0 && l.minAcked() >= l.active.tally.last
+	l.mu.Unlock()
+	if delivered {
+		l.abandon()
+	}
+}
+
 // trimOne removes the oldest segment if it is delivered. The cursors that allow
-// it are made durable first.
+// it are made durable first. The last one goes, too, where this class or another
+// cannot be written: it may hold the space that is missing.
 func (l *lane) trimOne(retain time.Duration) bool {
 	l.mu.Lock()
 	var s *segment
-	durable := false
-	if len(l.segments) > 1 && l.segments[0] != l.active {
+	durable, starving := false, l.disk.starving()
+	sole := len(l.segments) == 1
+	if len(l.segments) > 0 && l.segments[0] != l.active && (!sole || l.fault != "" || starving) {
 		if c := l.segments[0]; c.tally.last <= l.minAcked() && (retain == 0 || time.Since(c.tally.to) >= retain) {
-			s, durable = c, c.tally.last <= l.minSaved()
+			s, durable = c, c.tally.last <= l.minSaved() && !sole
+			l.segments = l.segments[1:]
 		}
 	}
 	l.mu.Unlock()
 	if s == nil {
 		return false
 	}
-	if !durable {
+	if !durable { // the state no longer names the last one, either
 		if err := l.saveState(false); err != nil {
 			l.log.Warn("cannot save the cursors; delivered segments stay", "error", err)
+			l.mu.Lock()
+			l.segments = append([]*segment{s}, l.segments...)
+			l.mu.Unlock()
 			return false
 		}
 	}
-	l.mu.Lock()
-	l.segments = l.segments[1:]
-	l.mu.Unlock()
 	l.unlink(s)
 	return true
 }

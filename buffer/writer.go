@@ -2,9 +2,12 @@ package buffer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sluice/drivers"
 )
@@ -44,6 +47,9 @@ func (l *lane) tidy(ctx context.Context) {
 	if time.Since(l.expired) >= time.Second {
 		l.expired = time.Now()
 		l.expire()
+	}
+	if l.disk.starving() {
+		l.yield()
 	}
 	l.trim(l.class.Retain)
 	l.settle()
@@ -173,6 +179,9 @@ func (l *lane) failed(err error) {
 	first := l.fault == ""
 	l.fault = err.Error()
 	l.mu.Unlock()
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		l.disk.starve()
+	}
 	if first {
 		l.log.Error("cannot write the buffer; nothing is acknowledged until it works again", "dir", l.dir, "error", err)
 	}

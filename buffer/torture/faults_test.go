@@ -158,6 +158,24 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestFullOfItsOwn lets the backlog alone fill a disk, in one file, and then be
+// delivered: what it held is the room for what comes.
+func TestFullOfItsOwn(t *testing.T) {
+	d := tmpfs(t, 4)
+	x := newTrouble(t, "one file", d.data())
+	x.start()
+	x.working(100)
+	x.stuck(faulty)
+	x.life.kill()
+	x.name = "deliver"
+	x.start()
+	if !x.life.open() {
+		t.Fatalf("no start on a full disk: %s", x.life.refused)
+	}
+	x.mended()
+	x.finish(true)
+}
+
 func free(t *testing.T, d *disk) {
 	t.Helper()
 	if err := os.Remove(d.hog()); err != nil {

@@ -75,6 +75,9 @@ var plans = map[string]plan{
 	// The backlog grows and nothing of it may go.
 	"fill": {config: classes(block("block", 1<<30)), producers: 3, size: mixed, rest: 20 * time.Microsecond,
 		uplinks: map[string]pace{"fast": stalled, "slow": stalled}},
+	// As "one file" with uplinks that take what there is.
+	"deliver": {config: segments(64<<20, block("block", 1<<30)), producers: 3, size: mixed, rest: 20 * time.Microsecond,
+		uplinks: map[string]pace{"fast": {}, "slow": {}}},
 	// As "fill", and a disk counts as full when half of it is.
 	"min free": {config: minFree(0.5, block("block", 1<<30)), producers: 3, size: mixed, rest: 20 * time.Microsecond,
 		uplinks: map[string]pace{"fast": stalled, "slow": stalled}},
