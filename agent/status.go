@@ -68,9 +68,15 @@ func (p *parts) addUplinkStatus(st *web.Status, name string, log buffer.Stats, p
 	for class, c := range log.Classes {
 		if at, reads := c.Uplinks[name]; reads {
 			out.Lag[class], out.Delivered[class] = at.Lag, k.Delivered[class]
+			if at.Ahead {
+				out.Late = append(out.Late, class)
+			}
 		} else if u := p.cfg.Uplink(name); u != nil && p.uplink(name) == nil && p.cfg.Gets(u, class) {
 			out.Lag[class], out.Delivered[class] = 0, k.Delivered[class]
 		}
+	}
+	if slices.Sort(out.Late); len(out.Late) > 0 {
+		out.State += ", a backlog beside new events of " + strings.Join(out.Late, ", ")
 	}
 	then, elsewhere := p.sayFailover(&out, name)
 	st.Uplinks[name] = out

@@ -109,9 +109,9 @@ type tappedLog struct {
 	taps   *taps
 }
 
-// Next implements uplink.Log.
-func (l tappedLog) Next(ctx context.Context) (buffer.Batch, error) {
-	b, err := l.Reader.Next(ctx)
+// NextUpTo implements uplink.Log.
+func (l tappedLog) NextUpTo(ctx context.Context, events int, bytes int64) (buffer.Batch, error) {
+	b, err := l.Reader.NextUpTo(ctx, events, bytes)
 	if err == nil && l.taps.watched() {
 		for i := range b.Events {
 			x := web.EventOf(b.Incarnation, b.First+uint64(i), &b.Events[i])

@@ -66,6 +66,7 @@ func (a *Agent) makeUplink(cfg *config.Config, u *config.Uplink, b *buffer.Buffe
 		if d.reader, err = b.Reader(u.Name); err != nil {
 			return d, fmt.Errorf("uplinks.%s: %w", u.Name, err)
 		}
+		d.reader.LiveShare(float64(u.Kafka.LiveShare))
 		log.Reader = d.reader
 	}
 	if err = a.connect(&d, cfg, log); err != nil {

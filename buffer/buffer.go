@@ -10,7 +10,8 @@
 //	queue.go    events on their way in       writer.go   group commit and failed commits
 //	hold.go     write-behind                 tail.go     the newest batches, in memory
 //	reader.go   Next, Ack, Reject            bridge.go   past numbers that are not there
-//	cursors.go  how far each uplink is       replay.go   readers of a range of time
+//	cursors.go  how far each uplink is       ahead.go    new events beside a backlog
+//	tracks.go   which event is next          replay.go   readers of a range of time
 //	limits.go   full, drop, expire, trim     thin.go     fewer events instead of none
 //	debts.go    gap records that are owed    gap.go      gap records
 //	segment.go  one bbolt file               rewrite.go  a segment made anew
@@ -95,6 +96,9 @@ type Batch struct {
 	Incarnation string // 8 hex digits
 	First       uint64
 	Events      []drivers.Event
+
+	Run  uint32 // for Ack: which of the reader's readings returned it
+	Late bool   // it is of a backlog, and newer events are returned beside it
 }
 
 // Last is the sequence number of the last event.

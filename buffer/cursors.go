@@ -12,9 +12,17 @@ import (
 type cursor struct {
 	acked uint64 // everything up to here is delivered or accounted for
 	saved uint64 // what is durable
-	read  uint64 // what its reader was given, up to here; 0: nothing yet
+	read  uint64 // what its reader was given in order, up to here; 0: nothing yet
 	live  bool   // the uplink is in the config and reads this class
 	until uint64 // not in the config any more: it was to get everything up to here
+
+	// ahead.go
+	main  uint64  // the reading in order has delivered everything up to here, but what runs have of it
+	past  uint64  // and has moved past these: given, in a run, or not there
+	id    uint32  // of the reading in order
+	ids   uint32  // the highest id
+	ahead []ahead // runs that were read before what stands before them, ascending
+	moved bool    // something of them since the cursors were saved
 }
 
 func (c *cursor) isLive() bool { return c != nil && c.live }
@@ -48,7 +56,9 @@ func (l *lane) restoreCursors(uplinks map[string][]string, removed []string, sav
 			continue // Stranded says what is given up
 		}
 		seq = min(seq, l.next-1)
-		l.cursors[name] = &cursor{acked: seq, saved: seq}
+		c := &cursor{acked: seq, saved: seq, main: seq}
+		c.restoreAhead(saved.Ahead[name], l.next-1)
+		l.cursors[name] = c
 	}
 	start := l.next - 1
 	if len(l.segments) > 0 {
@@ -63,7 +73,7 @@ func (l *lane) restoreCursors(uplinks map[string][]string, removed []string, sav
 			continue
 		}
 		if l.cursors[name] == nil {
-			l.cursors[name] = &cursor{acked: start, saved: start}
+			l.cursors[name] = &cursor{acked: start, saved: start, main: start}
 		}
 		l.cursors[name].live = true
 	}
@@ -138,14 +148,17 @@ func (l *lane) ackedCursors() map[string]uint64 {
 }
 
 // ack moves a cursor forward and wakes the writer when that can free a segment.
-func (l *lane) ack(uplink string, seq uint64) {
+func (l *lane) ack(uplink string, id uint32, seq uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.cursors[uplink]
 	if c == nil || seq <= c.acked {
 		return
 	}
-	c.acked = min(seq, l.next-1)
+	before := c.acked
+	if c.take(id, min(seq, l.next-1)); c.acked == before {
+		return
+	}
 	if l.blocked || len(l.held) > 0 || (len(l.segments) > 1 && c.acked >= l.segments[0].tally.last) {
 		signal(l.acked)
 	}
@@ -160,7 +173,7 @@ func (l *lane) cursorsMoved() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.cursors {
-		if c.acked > c.saved && (l.storedAfter(c.saved) > 0 || time.Since(l.stateSaved) > restBetweenCursors) {
+		if c.moved || c.acked > c.saved && (l.storedAfter(c.saved) > 0 || time.Since(l.stateSaved) > restBetweenCursors) {
 			return true
 		}
 	}
@@ -174,6 +187,13 @@ func (l *lane) snapshot() savedClass {
 	s := savedClass{Next: l.next, Reserved: max(l.reserved, l.next+reserveAhead), Volatile: l.spillAfter > 0, Cursors: map[string]uint64{}}
 	for name, c := range l.cursors {
 		s.Cursors[name] = c.acked
+		if list := c.saveAhead(); len(list) > 0 {
+			if s.Ahead == nil {
+				s.Ahead = map[string][][2]uint64{}
+			}
+			s.Ahead[name] = list
+		}
+		c.moved = false
 		if c.until > 0 {
 			if s.Until == nil {
 				s.Until = map[string]uint64{}

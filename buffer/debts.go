@@ -91,7 +91,7 @@ func (l *lane) said(d debt) bool {
 // is told of them there. The caller holds the lock.
 func (l *lane) straddled(d debt) bool {
 	for _, c := range l.cursors {
-		if (c.live || c.saved < c.until) && c.saved < d.At && max(c.acked, c.read) >= d.First {
+		if (c.live || c.saved < c.until) && c.saved < d.At && c.reach() >= d.First {
 			return true
 		}
 	}

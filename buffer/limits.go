@@ -320,13 +320,13 @@ func (l *lane) missing(s *segment, low uint64, reason string) (debts []debt) {
 // unread counts the events of s that debts stand for and that some uplink has not
 // been given yet; what an uplink was given it still has in hand.
 func (l *lane) unread(s *segment, debts []debt) uint64 {
-	low, records := l.minRead(), uint64(0)
+	want, records := l.ungiven(1, s.tally.last), uint64(0)
 	for _, d := range debts {
 		switch {
-		case d.At > low:
-			records++
-		case d.At == 0 && d.Last > low:
-			n := min(s.tally.events, d.Last-max(d.First-1, low))
+		case d.At > 0:
+			records += overlap(span{d.At, d.At}, want)
+		default:
+			n := min(s.tally.events, overlap(span{d.First, d.Last}, want))
 			return n - min(n, records)
 		}
 	}

@@ -1,10 +1,10 @@
 package buffer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -16,18 +16,22 @@ import (
 type Reader struct {
 	buf    *Buffer
 	uplink string
-	lanes  []place // highest priority first
+	tiers  []tier // highest priority first
+	share  float64
 	wake   chan struct{}
+
+	lateAfter, againAfter time.Duration
 }
 
-// place is where a reader stands in a lane.
+// place is where a reading stands in a lane.
 type place struct {
 	lane   *lane
 	cursor *cursor
+	id     uint32 // of the reading
 	next   uint64 // the first number that it has not returned yet
 	doubt  uint64 // where the first damaged block of a segment was met; it is read twice before that is believed
 	rest   *run   // what is left of a thinned block, accounted for; nil: nothing
-	waits  bool   // Next passes this class over
+	kept   Batch  // a block from disk that was returned in part
 
 	notBefore time.Time // the log could not be read: when to try again
 	wait      time.Duration
@@ -45,46 +49,47 @@ func (b *Buffer) Reader(uplink string) (*Reader, error) {
 		return nil, fmt.Errorf("uplink %q has a reader already", uplink)
 	}
 	b.readers[uplink] = true
-	r := &Reader{buf: b, uplink: uplink, wake: make(chan struct{}, 1)}
+	r := &Reader{buf: b, uplink: uplink, wake: make(chan struct{}, 1), lateAfter: lateAfter, againAfter: againAfter}
+	var lanes []*lane
 	for _, l := range b.lanes {
-		if l.cursors[uplink].isLive() {
-			r.lanes = append(r.lanes, place{lane: l, cursor: l.cursors[uplink], next: l.join(uplink, r.wake)})
+		if l.join(uplink, r.wake) {
+			lanes = append(lanes, l)
 		}
 	}
-	slices.SortFunc(r.lanes, func(a, b place) int {
-		return cmp.Or(cmp.Compare(b.lane.class.Priority, a.lane.class.Priority), cmp.Compare(a.lane.class.Name, b.lane.class.Name))
-	})
+	r.tiers = tiersOf(lanes, uplink)
 	return r, nil
 }
 
 // Close gives the uplink's reader back, so that another may begin at its cursors.
 func (r *Reader) Close() {
-	for i := range r.lanes {
-		r.lanes[i].lane.leave(r.wake)
+	for _, t := range r.tiers {
+		for _, k := range t.tracks {
+			k.lane.leave(r.wake)
+		}
 	}
 	r.buf.mu.Lock()
 	defer r.buf.mu.Unlock()
 	delete(r.buf.readers, r.uplink)
 }
 
-// Next returns the batch that follows the one it returned before (at first: the
-// one at the cursor), of the class with the highest priority that has one. It
+// Next is NextUpTo without a bound.
+func (r *Reader) Next(ctx context.Context) (Batch, error) {
+	return r.NextUpTo(ctx, math.MaxInt, math.MaxInt64)
+}
+
+// NextUpTo returns the batch that follows the one it returned before (at first: the
+// one at the cursor), of the class with the highest priority that has one; classes
+// of the same priority take turns. The batch has at most events events and about
+// bytes bytes, at least one event. NextUpTo
 // blocks until there is one; it returns ctx's error when ctx ends and ErrClosed
 // after Run has. What cannot be read because it is damaged is skipped once a
 // gap record for it is durable. One goroutine at a time may call it.
-func (r *Reader) Next(ctx context.Context) (Batch, error) {
+func (r *Reader) NextUpTo(ctx context.Context, events int, bytes int64) (Batch, error) {
 	for {
-		for i := range r.lanes {
-			if r.lanes[i].waits {
-				continue
-			}
-			b, err := r.lanes[i].read(ctx, r.wake)
-			if err != nil {
-				return Batch{}, err
-			}
-			if len(b.Events) > 0 {
-				r.lanes[i].give(b)
-				return b, nil
+		for i := range r.tiers {
+			b, err := r.tiers[i].next(ctx, r, events, bytes)
+			if err != nil || len(b.Events) > 0 {
+				return b, err
 			}
 		}
 		select {
@@ -95,13 +100,18 @@ func (r *Reader) Next(ctx context.Context) (Batch, error) {
 	}
 }
 
-// Ack moves the class's cursor: everything up to and including seq has been
-// delivered (or accounted for). It only moves forward and does not block on the
-// disk: the cursor becomes durable with the next commit, after at most a few
-// seconds, and when the buffer is closed. Any goroutine may call it.
-func (r *Reader) Ack(class string, seq uint64) {
+// Ack is AckRun for a reader without a live share: everything up to and including
+// seq has been delivered, or accounted for.
+func (r *Reader) Ack(class string, seq uint64) { r.AckRun(class, 0, seq) }
+
+// AckRun moves the class's cursor: everything up to and including seq that was
+// returned with this Run has been delivered, or accounted for. It only moves
+// forward and does not block on the disk: the cursor becomes durable with the next
+// commit, after at most a few seconds, and when the buffer is closed. What was read
+// before a Rewind, ahead of a backlog, counts no more. Any goroutine may call it.
+func (r *Reader) AckRun(class string, run uint32, seq uint64) {
 	if l := r.buf.lanes[class]; l != nil {
-		l.ack(r.uplink, seq)
+		l.ack(r.uplink, run, seq)
 	}
 }
 
@@ -138,12 +148,18 @@ func (l *lane) account(ctx context.Context, g gap) error {
 	}
 }
 
-// join registers a reader's wake-up and returns where it begins.
-func (l *lane) join(uplink string, wake chan struct{}) uint64 {
+// join registers a reader's wake-up, and begins at the cursor; false: the uplink
+// does not read this class.
+func (l *lane) join(uplink string, wake chan struct{}) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	c := l.cursors[uplink]
+	if !c.isLive() {
+		return false
+	}
+	c.rewind()
 	l.waiting = append(l.waiting, wake)
-	return l.cursors[uplink].acked + 1
+	return true
 }
 
 func (l *lane) leave(wake chan struct{}) {
@@ -157,7 +173,39 @@ func (p *place) give(b Batch) {
 	p.next = b.Last() + 1
 	p.lane.mu.Lock()
 	defer p.lane.mu.Unlock()
-	p.cursor.read = b.Last()
+	if p.id == p.cursor.id {
+		p.cursor.read = b.Last()
+	} else if a := p.cursor.run(p.id); a != nil {
+		a.read = b.Last()
+	}
+}
+
+// pass moves a reading in order over what was read ahead of it, and returns the
+// last number that it may read.
+func (p *place) pass() (stop uint64) {
+	p.lane.mu.Lock()
+	defer p.lane.mu.Unlock()
+	if p.id == p.cursor.id {
+		p.next = max(p.next, p.cursor.main+1) // a run that was passed is not among them any more
+		stop = p.skip()
+		if p.next-1 > p.cursor.past {
+			p.cursor.past = p.next - 1
+			p.cursor.settle()
+		}
+		return stop
+	}
+	return math.MaxUint64
+}
+
+// skip moves p over runs. The caller holds the lock.
+func (p *place) skip() (stop uint64) {
+	for _, a := range p.cursor.ahead {
+		if p.next < a.first || a.open {
+			return a.first - 1
+		}
+		p.next = max(p.next, a.read+1)
+	}
+	return math.MaxUint64
 }
 
 // read returns the batch at p.next, or an empty one when there is none yet. Where
@@ -165,24 +213,37 @@ func (p *place) give(b Batch) {
 // the other classes go on.
 func (p *place) read(ctx context.Context, wake chan struct{}) (Batch, error) {
 	for time.Now().After(p.notBefore) {
-		if b := p.survivors(); len(b.Events) > 0 {
-			return b, nil
+		stop := p.pass()
+		if p.next > stop {
+			return Batch{}, nil
+		}
+		if b := p.left(); len(b.Events) > 0 {
+			return upTo(b, stop), nil
 		}
 		b, s, end, err := p.lane.look(p.next)
 		if err != nil {
 			return Batch{}, err
 		}
+		if end > stop {
+			end = stop + 1
+		}
 		if s != nil {
-			b, err = p.fetch(ctx, s, end-1)
+			b, err = p.fetch(ctx, s, end-1, stop)
 		}
 		switch {
 		case err != nil:
 		case len(b.Events) > 0 && b.First > p.next:
 			// b may be dropped meanwhile, and what it says told anew: look again after that.
-			err = p.bridge(ctx, b.First-1, nil)
-		case len(b.Events) > 0 || s == nil && end <= p.next:
+			err = p.bridge(ctx, min(b.First-1, stop), nil)
+		case len(b.Events) > 0:
+			p.wait, p.kept = 0, Batch{}
+			if s != nil {
+				p.kept = b
+			}
+			return upTo(b, stop), nil
+		case s == nil && end <= p.next:
 			p.wait = 0
-			return b, nil
+			return Batch{}, nil
 		case s == nil: // nothing is stored any more
 			err = p.bridge(ctx, end-1, nil)
 		}
@@ -201,15 +262,34 @@ func (p *place) read(ctx context.Context, wake chan struct{}) (Batch, error) {
 	return Batch{}, nil
 }
 
-// fetch reads from a segment; last is the last number that only it can hold. An
+// left is what p has in hand from p.next on.
+func (p *place) left() Batch {
+	if n := len(p.kept.Events); n > 0 && p.kept.First <= p.next && p.next <= p.kept.Last() {
+		return cut(p.kept, p.next)
+	}
+	p.kept = Batch{}
+	return p.survivors()
+}
+
+// upTo leaves out what comes after last.
+func upTo(b Batch, last uint64) Batch {
+	if len(b.Events) > 0 && b.Last() > last {
+		b.Events = b.Events[:last-b.First+1]
+	}
+	return b
+}
+
+// fetch reads from a segment; last is the last number that only it can hold, and
+// stop the last that p may read. An
 // empty batch means that p.next or p.rest has moved, or that the segment is gone;
 // an error, that the machine is short of something or a gap record could not be
 // written.
-func (p *place) fetch(ctx context.Context, s *segment, last uint64) (Batch, error) {
+func (p *place) fetch(ctx context.Context, s *segment, last, stop uint64) (Batch, error) {
 	h, r, err := s.read(p.next, p.lane.codec)
 	switch {
 	case err == nil && r.seqs != nil:
 		p.lane.used(s)
+		r.clamp(stop)
 		return Batch{}, p.thinned(ctx, &r)
 	case err == nil:
 		p.lane.used(s)

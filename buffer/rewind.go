@@ -6,19 +6,13 @@ import "slices"
 // that sends again what it was given and could not deliver. From now on Next
 // returns these classes only; nil: all that the uplink reads. Next must not run.
 func (r *Reader) Rewind(classes []string) {
-	for i := range r.lanes {
-		p := &r.lanes[i]
-		p.rewind()
-		p.waits = classes != nil && !slices.Contains(classes, p.lane.class.Name)
+	for _, t := range r.tiers {
+		for i := range t.tracks {
+			k := &t.tracks[i]
+			k.rewind()
+			k.waits = classes != nil && !slices.Contains(classes, k.lane.class.Name)
+		}
 	}
-}
-
-func (p *place) rewind() {
-	p.lane.mu.Lock()
-	defer p.lane.mu.Unlock()
-	p.next = p.cursor.acked + 1
-	p.cursor.read = p.cursor.acked
-	p.rest, p.doubt = nil, 0
 }
 
 // Incarnation is that of the buffer. Events that were written before it was

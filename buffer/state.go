@@ -49,6 +49,8 @@ type savedClass struct {
 	Cursors  map[string]uint64 `json:"cursors"`            // by uplink: acknowledged up to here
 	Until    map[string]uint64 `json:"until,omitempty"`    // by uplink that is not configured any more: it was to get everything up to here
 	Debts    []debt            `json:"debts,omitempty"`
+
+	Ahead map[string][][2]uint64 `json:"ahead,omitempty"` // by uplink: runs behind its cursor that it has got, first and last
 }
 
 // leastDebtRoom is what a class may need for debts at once.
@@ -59,9 +61,9 @@ const leastDebtRoom = 1 << 10
 func (c *Config) stateSize() (n int) {
 	const digits = 20
 	for _, class := range c.Classes {
-		n += 4*digits + len(class.Name) + len(`"":{"next":,"reserved":,"newest":,"volatile":true,"cursors":{},"until":{},"debts":[]},`)
+		n += 4*digits + len(class.Name) + len(`"":{"next":,"reserved":,"newest":,"volatile":true,"cursors":{},"until":{},"debts":[],"ahead":{}},`)
 		for name := range c.Uplinks {
-			n += 2 * (digits + len(name) + len(`"":,`))
+			n += 2*(digits+len(name)+len(`"":,`)) + len(name) + len(`"":[],`) + maxAhead*(2*digits+len(`[,],`))
 		}
 	}
 	return n + 256 // format, incarnations

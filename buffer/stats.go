@@ -31,7 +31,8 @@ type ClassStats struct {
 // UplinkStats is one uplink's place in a class.
 type UplinkStats struct {
 	Acked uint64 // delivered or accounted for up to this number
-	Lag   uint64 // events after it, stored or held
+	Lag   uint64 // events after it, stored or held, that it has not got
+	Ahead bool   // it gets new events beside a backlog
 }
 
 // Stats may be called at any time; it does not touch the disk.
@@ -50,7 +51,7 @@ func (b *Buffer) Stats() Stats {
 func (l *lane) stats() ClassStats {
 	low := l.minAcked()
 	c := ClassStats{Committed: l.committed, Next: l.next, Queued: len(l.pending), Dropped: maps.Clone(l.dropped),
-		Events: l.toDeliver(low), Blocked: l.blocked, Fault: l.fault, Uplinks: map[string]UplinkStats{}}
+		Events: l.within(l.undelivered()), Blocked: l.blocked, Fault: l.fault, Uplinks: map[string]UplinkStats{}}
 	for _, s := range l.segments {
 		c.Bytes += s.bytes
 		if c.First == 0 && s.tally.events > 0 {
@@ -62,7 +63,7 @@ func (l *lane) stats() ClassStats {
 	}
 	for name, cur := range l.cursors {
 		if cur.live {
-			c.Uplinks[name] = UplinkStats{Acked: cur.acked, Lag: l.toDeliver(cur.acked)}
+			c.Uplinks[name] = UplinkStats{Acked: cur.acked, Lag: l.toDeliver(cur.acked) - l.within(cur.delivered()), Ahead: len(cur.ahead) > 0}
 		}
 	}
 	return c

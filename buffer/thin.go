@@ -89,20 +89,16 @@ func (l *lane) thinOne(s *segment, every time.Duration) error {
 		return err
 	}
 	l.mu.Lock()
-	low := l.minRead()
+	want := l.ungiven(1, s.tally.last)
 	l.mu.Unlock()
 	t, dropped := thinner{every: every, last: map[thinKey]int64{}}, uint64(0)
 	err = s.pour(w.codec, func(r run) error {
 		kept := t.thin(r)
 		for _, m := range holes(r.first, r.last(), kept.numbers()) {
-			if m.last > low {
-				dropped += m.last - max(m.first-1, low)
-			}
+			dropped += overlap(m, want)
 		}
 		for _, m := range holes(r.first, r.last(), r.numbers()) { // missing before
-			if m.last > low {
-				dropped -= m.last - max(m.first-1, low)
-			}
+			dropped -= overlap(m, want)
 		}
 		return w.put(kept)
 	})

@@ -24,18 +24,18 @@ type benchLog struct {
 	done   chan struct{}
 }
 
-func (l *benchLog) Next(ctx context.Context) (buffer.Batch, error) {
+func (l *benchLog) NextUpTo(ctx context.Context, events int, _ int64) (buffer.Batch, error) {
 	if l.at >= l.n {
 		<-ctx.Done()
 		return buffer.Batch{}, ctx.Err()
 	}
 	b := buffer.Batch{Class: "process", Incarnation: incarnation, First: l.at + 1,
-		Events: l.events[:min(uint64(len(l.events)), l.n-l.at)]}
+		Events: l.events[:min(uint64(min(events, len(l.events))), l.n-l.at)]}
 	l.at += uint64(len(b.Events))
 	return b, nil
 }
 
-func (l *benchLog) Ack(_ string, seq uint64) {
+func (l *benchLog) AckRun(_ string, _ uint32, seq uint64) {
 	if seq == l.n {
 		close(l.done)
 	}

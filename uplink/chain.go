@@ -61,7 +61,9 @@ func NewChain(cfg ChainConfig) (*Chain, error) {
 			errs = append(errs, fmt.Errorf("uplink %q: a failover does not go together with delivery exactly once", leg.Name))
 		}
 		k, err := New(leg.Config)
-		errs = append(errs, err)
+		if errs = append(errs, err); err == nil {
+			k.takes = leg.Classes
+		}
 		c.legs = append(c.legs, k)
 	}
 	return c, errors.Join(errs...)
@@ -140,7 +142,7 @@ func (c *Chain) watch(ctx context.Context, choice *choice, ended chan error) (in
 		seen := make([]sight, len(c.legs))
 		for i, k := range c.legs {
 			s := k.Stats()
-			seen[i] = sight{up: s.Up, lastAck: s.LastAck}
+			seen[i] = sight{up: s.Up || i == at && s.Closed, lastAck: s.LastAck} // closed as it is meant to be: events wait
 		}
 		next := choice.decide(time.Now(), seen)
 		if next != at {
@@ -158,7 +160,7 @@ func (c *Chain) move(from, to int) {
 	c.active, c.since = to, time.Now()
 	c.moves++
 	c.mu.Unlock()
-	c.cfg.Reader.Rewind(c.cfg.Legs[to].Classes)
+	next.restrict(nil)
 	c.assign(to, true)
 	c.cfg.Log.Warn("failover: events go elsewhere from now on", slog.String("uplink", c.legs[0].cfg.Name),
 		slog.String("from", old.cfg.Name), slog.String("to", next.cfg.Name), slog.String("error", s.LastError))

@@ -3,6 +3,7 @@ package uplink
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -16,8 +17,9 @@ const chunkRecords = 256
 // window's lock; when all of it is delivered it is filled again.
 type chunk struct {
 	lane    *lane
-	first   uint64 // sequence number of records[0]
-	before  int    // events of the transaction before it
+	at      time.Time // when it came into the window
+	first   uint64    // sequence number of records[0]
+	before  int       // events of the transaction before it
 	records []kgo.Record
 	slots   []slot // one for each record that could be
 	sizes   []int  // bytes of each record in the window

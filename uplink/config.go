@@ -49,24 +49,25 @@ const (
 
 // Log is what an uplink needs of the event log.
 type Log interface {
-	// Next returns the batch that follows the one it returned before, of the
-	// class with the highest priority that has one. It blocks until there is
+	// NextUpTo returns the batch that follows the one it returned before, of the
+	// class with the highest priority that has one: at most so many events and
+	// about so many bytes, at least one event. It blocks until there is
 	// one or ctx ends; a call that ends with ctx's error takes no batch. The
 	// batch is read-only. Only one goroutine calls it.
-	Next(ctx context.Context) (buffer.Batch, error)
+	NextUpTo(ctx context.Context, events int, bytes int64) (buffer.Batch, error)
 
-	// Ack says that everything of the class up to and including seq has been
-	// delivered or accounted for. It does not block and only moves forward.
-	// Any goroutine may call it.
-	Ack(class string, seq uint64)
+	// AckRun says that everything of the class up to and including seq that was
+	// returned with that Run has been delivered or accounted for. It does not block
+	// and only moves forward. Any goroutine may call it.
+	AckRun(class string, run uint32, seq uint64)
 
 	// Reject accounts for one event that can never be delivered. It blocks
 	// until that is durable; only then is the event acknowledged.
 	Reject(ctx context.Context, class string, seq uint64, reason string) error
 
-	// Rewind makes Next begin again right behind what was acknowledged, and return
-	// these classes only from now on; nil: all of the uplink's. No Next may be
-	// under way.
+	// Rewind makes NextUpTo begin again right behind what was acknowledged, and return
+	// these classes only from now on; nil: all of the uplink's. No NextUpTo
+	// may be under way.
 	Rewind(classes []string)
 
 	// Incarnation is that of the log; what was written before it was drawn has

@@ -182,7 +182,7 @@ func (x *exact) isolate(ctx context.Context, s *session, failed []failure) error
 		return logError{err}
 	}
 	x.done[class] = mark{s.upTo[class].incarnation, seq}
-	x.k.cfg.Reader.Ack(class, seq)
+	x.k.cfg.Reader.AckRun(class, 0, seq)
 	x.limit, x.large = 0, false
 	return nil
 }
@@ -246,7 +246,7 @@ func (x *exact) committed(s *session) {
 	x.claimed, x.attempts = true, 0
 	for class, at := range s.upTo {
 		if x.done[class] != at {
-			x.k.cfg.Reader.Ack(class, at.seq)
+			x.k.cfg.Reader.AckRun(class, 0, at.seq)
 		}
 	}
 	x.done = maps.Clone(s.upTo)
@@ -274,7 +274,7 @@ func (x *exact) unsent(b buffer.Batch) buffer.Batch {
 	n := min(uint64(len(b.Events)), at.seq-b.First+1)
 	b.First, b.Events = b.First+n, b.Events[n:]
 	if len(b.Events) == 0 {
-		x.k.cfg.Reader.Ack(b.Class, b.First-1)
+		x.k.cfg.Reader.AckRun(b.Class, 0, b.First-1)
 	}
 	return b
 }
@@ -297,7 +297,7 @@ func (x *exact) adopt(found positions) {
 	reader := x.k.cfg.Reader
 	for class, at := range x.done {
 		if at.incarnation == reader.Incarnation() {
-			reader.Ack(class, at.seq)
+			reader.AckRun(class, 0, at.seq)
 		}
 	}
 	reader.Rewind(x.k.only)

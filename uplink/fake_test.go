@@ -34,6 +34,7 @@ type memLog struct {
 	mu          sync.Mutex
 	batches     []buffer.Batch
 	next        int
+	part        int // events of the next batch that were returned
 	last        map[string]uint64
 	acked       map[string]uint64
 	rejected    map[string][]uint64
@@ -67,12 +68,17 @@ func (l *memLog) stir() {
 	l.changed = make(chan struct{})
 }
 
-func (l *memLog) Next(ctx context.Context) (buffer.Batch, error) {
+func (l *memLog) NextUpTo(ctx context.Context, events int, _ int64) (buffer.Batch, error) {
 	for {
 		l.mu.Lock()
 		if l.next < len(l.batches) {
 			b := l.batches[l.next]
-			l.next++
+			b.First, b.Events = b.First+uint64(l.part), b.Events[l.part:]
+			n := min(events, len(b.Events))
+			if l.part += n; n == len(b.Events) {
+				l.next, l.part = l.next+1, 0
+			}
+			b.Events = b.Events[:n]
 			from, passed := l.from[b.Class], l.only != nil && !slices.Contains(l.only, b.Class)
 			l.mu.Unlock()
 			if passed || from >= b.Last() {
@@ -96,7 +102,7 @@ func (l *memLog) Next(ctx context.Context) (buffer.Batch, error) {
 	}
 }
 
-func (l *memLog) Ack(class string, seq uint64) {
+func (l *memLog) AckRun(class string, _ uint32, seq uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.acked[class] = max(l.acked[class], seq)
@@ -113,7 +119,7 @@ func (l *memLog) Reject(_ context.Context, class string, seq uint64, _ string) e
 func (l *memLog) Rewind(classes []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.next, l.from, l.only = 0, maps.Clone(l.acked), classes
+	l.next, l.part, l.from, l.only = 0, 0, maps.Clone(l.acked), classes
 }
 
 func (l *memLog) Incarnation() string { return l.incarnation }

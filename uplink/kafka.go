@@ -58,6 +58,7 @@ type Kafka struct {
 
 	renewAfter time.Duration
 	quietAfter time.Duration
+	takes      []string // classes, of the uplink's; nil: all
 	only       []string // that the log returns; nil: all. Of the goroutine of send
 	duty       atomic.Int32
 	stir       chan struct{} // capacity 1: the duty changed
@@ -85,7 +86,7 @@ func New(cfg Config) (*Kafka, error) {
 		cfg:     cfg,
 		pace:    pace,
 		encoder: newEncoder(cfg.Agent, topic, key),
-		window:  newWindow(cfg.WindowRecords, cfg.WindowBytes, cfg.Reader.Ack),
+		window:  newWindow(cfg.WindowRecords, cfg.WindowBytes, cfg.Reader.AckRun),
 		health:  &health{}, renewAfter: renewAfter, quietAfter: quietAfter, stir: make(chan struct{}, 1),
 	}
 	k.options = append(cfg.clientOptions(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,7 +64,7 @@ func (k *Kafka) shut(ctx, during context.Context) error {
 	}
 	for {
 		k.restrict(k.cfg.Always)
-		if _, err := k.cfg.Reader.Next(during); err != nil {
+		if _, err := k.cfg.Reader.NextUpTo(during, 1, 1); err != nil {
 			if during.Err() == nil {
 				err = fmt.Errorf("read the log: %w", err)
 			}
@@ -100,8 +101,13 @@ func (k *Kafka) cancelWhenQuiet(ctx context.Context, cancel func()) {
 }
 
 // restrict makes reading begin anew behind what was acknowledged, with these classes
-// only; nil: all.
+// only, as far as this uplink takes them; nil: all of those.
 func (k *Kafka) restrict(classes []string) {
+	if classes == nil {
+		classes = k.takes
+	} else if k.takes != nil {
+		classes = slices.DeleteFunc(slices.Clone(classes), func(c string) bool { return !slices.Contains(k.takes, c) })
+	}
 	k.only = classes
 	k.cfg.Reader.Rewind(classes)
 }

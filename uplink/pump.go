@@ -9,10 +9,15 @@ import (
 )
 
 // pump moves events from the log into the window until ctx ends or the log
-// fails.
+// fails. It asks for the next ones when there is room for them, and no sooner: so
+// an alarm that comes up meanwhile is the next.
 func (k *Kafka) pump(ctx context.Context) error {
 	for {
-		batch, err := k.next(ctx)
+		events, bytes, err := k.window.room(ctx)
+		var batch buffer.Batch
+		if err == nil {
+			batch, err = k.next(ctx, events, bytes)
+		}
 		switch {
 		case errors.Is(err, errTroubled):
 			err = k.recover(ctx)
@@ -27,11 +32,11 @@ func (k *Kafka) pump(ctx context.Context) error {
 
 // next waits for a batch, or returns errTroubled if something came back
 // meanwhile: on a quiet line the next event may be hours away.
-func (k *Kafka) next(ctx context.Context) (buffer.Batch, error) {
+func (k *Kafka) next(ctx context.Context, events, bytes int) (buffer.Batch, error) {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	release := k.window.interruptible(cancel)
-	batch, err := k.cfg.Reader.Next(waiting)
+	batch, err := k.cfg.Reader.NextUpTo(waiting, events, int64(bytes))
 	release()
 	switch {
 	case err == nil:
@@ -50,7 +55,7 @@ func (k *Kafka) forward(ctx context.Context, batch buffer.Batch) error {
 	for len(batch.Events) > 0 {
 		c, room := k.window.blank(len(batch.Events))
 		n := k.encoder.encode(c, batch, room, k.cfg.WindowBytes/8)
-		if err := k.admit(ctx, batch.Class, c); err != nil {
+		if err := k.admit(ctx, batch, c); err != nil {
 			return err
 		}
 		batch.First += uint64(n)
@@ -60,9 +65,9 @@ func (k *Kafka) forward(ctx context.Context, batch buffer.Batch) error {
 }
 
 // admit takes c into the window, after whatever came back.
-func (k *Kafka) admit(ctx context.Context, class string, c *chunk) error {
+func (k *Kafka) admit(ctx context.Context, batch buffer.Batch, c *chunk) error {
 	for {
-		err := k.window.admit(ctx, class, c)
+		err := k.window.admit(ctx, batch, c)
 		if !errors.Is(err, errTroubled) {
 			return err
 		}

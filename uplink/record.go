@@ -23,8 +23,9 @@ const (
 	headerSubject     = "ce_subject"
 	headerTime        = "ce_time"
 	headerContentType = "content-type"
+	headerLate        = "sluice_late" // of events that waited for the link while newer ones went by
 
-	headersPerRecord = 7
+	headersPerRecord = 8
 )
 
 // maxCached bounds each cache of the encoder; a full one is emptied.
@@ -35,6 +36,7 @@ type encoder struct {
 	agent       string
 	topic, key  template
 	specVersion []byte
+	yes         []byte
 	topics      map[string]string    // rendered → legal name
 	sources     map[sourceKey][]byte // values of ce_source
 	constants   map[string][]byte    // types and content types
@@ -48,11 +50,11 @@ type sourceKey struct{ source, device string }
 func newEncoder(agent string, topic, key template) *encoder {
 	return &encoder{
 		agent: agent, topic: topic, key: key,
-		specVersion: []byte("1.0"),
-		topics:      map[string]string{},
-		sources:     map[sourceKey][]byte{},
-		constants:   map[string][]byte{},
-		second:      -1 << 63,
+		specVersion: []byte("1.0"), yes: []byte("true"),
+		topics:    map[string]string{},
+		sources:   map[sourceKey][]byte{},
+		constants: map[string][]byte{},
+		second:    -1 << 63,
 	}
 }
 
@@ -65,7 +67,7 @@ func (e *encoder) encode(c *chunk, b buffer.Batch, n, maxBytes int) int {
 		if i > 0 && c.bytes >= maxBytes {
 			break
 		}
-		e.record(c, &b.Events[i], b.Incarnation, b.First+uint64(i))
+		e.record(c, &b.Events[i], b.Incarnation, b.First+uint64(i), b.Late)
 	}
 	return len(c.records)
 }
@@ -73,7 +75,7 @@ func (e *encoder) encode(c *chunk, b buffer.Batch, n, maxBytes int) int {
 // record appends the record of one event to c. Keys and header values are carved
 // from c's arena; one that has to grow leaves the values carved before where
 // they are.
-func (e *encoder) record(c *chunk, ev *drivers.Event, incarnation string, seq uint64) {
+func (e *encoder) record(c *chunk, ev *drivers.Event, incarnation string, seq uint64, late bool) {
 	start := len(c.headers)
 	add := func(key string, value []byte) {
 		c.headers = append(c.headers, kgo.RecordHeader{Key: key, Value: value})
@@ -90,6 +92,9 @@ func (e *encoder) record(c *chunk, ev *drivers.Event, incarnation string, seq ui
 	add(headerTime, c.carve(func(dst []byte) []byte { return e.appendTime(dst, ev.Time) }))
 	if ev.ContentType != "" {
 		add(headerContentType, e.constant(ev.ContentType))
+	}
+	if late {
+		add(headerLate, e.yes)
 	}
 	value := ev.Payload
 	if value == nil {

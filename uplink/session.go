@@ -43,7 +43,7 @@ func (x *exact) open(ctx context.Context) (_ *session, err error) {
 	}
 	s := &session{x: x, client: client, large: x.large, upTo: positions{}, counts: map[string]uint64{}}
 	cfg := &x.k.cfg
-	s.window = newWindow(max(1, cfg.WindowRecords>>x.shrink), max(minWindowBytes>>2, cfg.WindowBytes>>x.shrink), func(string, uint64) {})
+	s.window = newWindow(max(1, cfg.WindowRecords>>x.shrink), max(minWindowBytes>>2, cfg.WindowBytes>>x.shrink), func(string, uint32, uint64) {})
 	if s.large {
 		s.window.large = largestBatch
 	}
@@ -172,7 +172,7 @@ func (s *session) next(ctx context.Context) (buffer.Batch, error) {
 	waiting, cancel := context.WithDeadline(ctx, due)
 	defer cancel()
 	release := s.window.interruptible(cancel)
-	batch, err := s.x.k.cfg.Reader.Next(waiting)
+	batch, err := s.x.k.cfg.Reader.NextUpTo(waiting, 4*chunkRecords, int64(s.window.maxBytes))
 	release()
 	switch {
 	case err == nil:
@@ -235,7 +235,7 @@ func (s *session) send(ctx context.Context, batch buffer.Batch) (int, error) {
 	c.before = s.records
 	bounded, cancel := context.WithDeadline(ctx, s.begun.Add(commitTimeout))
 	defer cancel()
-	if err := s.window.admit(bounded, batch.Class, c); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+	if err := s.window.admit(bounded, batch, c); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return 0, &stepError{"", "send", err}
 	} else if err != nil {
 		return 0, err

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"maps"
 	"math/bits"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/buffer"
 )
 
 // errTroubled interrupts the pump: something came back, or was too large to go
@@ -31,9 +35,9 @@ const ackStampEvery = 64
 type window struct {
 	maxBytes   int
 	maxRecords int
-	large      int                            // bytes of a record that does not go with others
-	ack        func(class string, seq uint64) // moves the cursor
-	produce    func(*kgo.Record)              // hands a record to the client, never blocks
+	large      int                                        // bytes of a record that does not go with others
+	ack        func(class string, run uint32, seq uint64) // moves the cursor
+	produce    func(*kgo.Record)                          // hands a record to the client, never blocks
 
 	// gate is held while a record is handed to the client. Whoever learns that
 	// the broker refused something closes it before the client learns it, so
@@ -44,6 +48,7 @@ type window struct {
 	mu        sync.Mutex
 	lanes     []*lane
 	limit     int // records in flight; below maxRecords after a batch was refused
+	budget    budget
 	calm      int // records delivered since limit changed
 	records   int // in flight
 	bytes     int // in flight
@@ -55,15 +60,17 @@ type window struct {
 	spare     int                   // records that the free chunks have room for
 	busySince time.Time             // when the window was empty for the last time
 	lastAck   time.Time
-	delivered uint64 // all classes
+	delivered uint64                    // all classes
+	counts    map[string]*atomic.Uint64 // by class, shared with the windows before
 }
 
 // lane is the part of a window that belongs to one class.
 type lane struct {
-	class     string
-	chunks    []*chunk // in order; the first one is not settled completely
-	acked     uint64   // the cursor as it was given to the log
-	delivered uint64
+	class  string
+	run    uint32         // of the log's reading
+	chunks []*chunk       // in order; the first one is not settled completely
+	acked  uint64         // the cursor as it was given to the log
+	count  *atomic.Uint64 // what was delivered of the class
 }
 
 // place is a record in the window.
@@ -76,10 +83,10 @@ func (p place) record() *kgo.Record { return &p.chunk.records[p.index] }
 func (p place) size() int           { return p.chunk.sizes[p.index] }
 func (p place) seq() uint64         { return p.chunk.seq(p.index) }
 
-func newWindow(maxRecords, maxBytes int, ack func(string, uint64)) *window {
+func newWindow(maxRecords, maxBytes int, ack func(string, uint32, uint64)) *window {
 	return &window{
 		maxBytes: maxBytes, maxRecords: maxRecords, large: largeRecord, limit: maxRecords,
-		ack: ack, wake: make(chan struct{}, 1),
+		ack: ack, wake: make(chan struct{}, 1), counts: map[string]*atomic.Uint64{}, budget: newBudget(maxBytes),
 	}
 }
 
@@ -90,9 +97,7 @@ func (w *window) successor() *window {
 	defer w.mu.Unlock()
 	s := newWindow(w.maxRecords, w.maxBytes, w.ack)
 	s.large, s.delivered, s.lastAck = w.large, w.delivered, w.lastAck
-	for _, l := range w.lanes {
-		s.lanes = append(s.lanes, &lane{class: l.class, delivered: l.delivered})
-	}
+	s.counts = maps.Clone(w.counts)
 	return s
 }
 
@@ -123,22 +128,39 @@ func (w *window) recycle(c *chunk) {
 	w.spare += room
 }
 
+// room waits until there is room for some more, and returns how many records and
+// bytes the next chunk should have; errTroubled when something came back. How much
+// may be in flight is a matter of time (budget.go), as well as of memory.
+func (w *window) room(ctx context.Context) (records, bytes int, err error) {
+	// Once the window was full it has to become a quarter empty, so that the pump
+	// does not run for each few records.
+	slack := 0
+	err = w.wait(ctx, func() bool {
+		records, bytes = max(1, min(chunkRecords, w.limit/4)), w.budget.size/8
+		if w.troubled || w.records == 0 ||
+			w.records+max(records, slack*w.limit/4) <= w.limit && w.bytes+max(bytes, slack*w.budget.size/4) <= w.budget.size {
+			return true
+		}
+		if slack == 0 && w.bytes+bytes > w.budget.size {
+			w.budget.short = true
+		}
+		slack = 1
+		return false
+	})
+	if err == nil && w.isTroubled() {
+		err = errTroubled
+	}
+	return records, bytes, err
+}
+
 // admit waits until c fits, takes it in behind what is there of its class, and
 // hands its records to the client, up to one that is too large for a batch: that
 // one and all behind it stay open, which is trouble. It returns errTroubled,
 // without taking c in, when something else that is open has to go first.
-func (w *window) admit(ctx context.Context, class string, c *chunk) error {
+func (w *window) admit(ctx context.Context, batch buffer.Batch, c *chunk) error {
 	n := len(c.records)
-	// Once the window was full it has to become a quarter empty, so that the pump
-	// does not run for each few records.
-	slack := 0
 	err := w.wait(ctx, func() bool {
-		if w.troubled || w.records == 0 ||
-			w.records+max(n, slack*w.limit/4) <= w.limit && w.bytes+max(c.bytes, slack*w.maxBytes/4) <= w.maxBytes {
-			return true
-		}
-		slack = 1
-		return false
+		return w.troubled || w.records == 0 || w.records+n <= w.limit && w.bytes+c.bytes <= w.maxBytes
 	})
 	if err != nil {
 		return err
@@ -147,7 +169,7 @@ func (w *window) admit(ctx context.Context, class string, c *chunk) error {
 		return errTroubled
 	}
 	w.mu.Lock()
-	c.lane = w.lane(class)
+	c.lane, c.at = w.lane(batch.Class, batch.Run), time.Now()
 	c.lane.chunks = append(c.lane.chunks, c)
 	w.charge(n, c.bytes)
 	w.mu.Unlock()
@@ -299,9 +321,12 @@ func (w *window) finish(r *kgo.Record, err error) {
 		w.trouble()
 	} else {
 		c.settle(i)
-		l.delivered++
+		l.count.Add(1)
 		w.delivered++
 		w.relax()
+		if c.left == 0 {
+			w.budget.look(c.at, time.Now())
+		}
 		if c.left == 0 || w.records == 0 {
 			seq = w.advance(l)
 		}
@@ -312,7 +337,7 @@ func (w *window) finish(r *kgo.Record, err error) {
 	}
 	w.mu.Unlock()
 	if seq > 0 {
-		w.ack(l.class, seq)
+		w.ack(l.class, l.run, seq)
 	}
 }
 
@@ -371,15 +396,15 @@ func (w *window) advance(l *lane) uint64 {
 // ackAll moves every cursor as far as it goes.
 func (w *window) ackAll() {
 	w.mu.Lock()
-	moved := map[string]uint64{}
+	moved := map[*lane]uint64{}
 	for _, l := range w.lanes {
 		if seq := w.advance(l); seq > 0 {
-			moved[l.class] = seq
+			moved[l] = seq
 		}
 	}
 	w.mu.Unlock()
-	for class, seq := range moved {
-		w.ack(class, seq)
+	for l, seq := range moved {
+		w.ack(l.class, l.run, seq)
 	}
 }
 
@@ -389,7 +414,7 @@ func (w *window) settle(p place, delivered bool) {
 	w.mu.Lock()
 	l := p.chunk.lane
 	if delivered {
-		l.delivered++
+		l.count.Add(1)
 		w.delivered++
 		w.lastAck = time.Now()
 	}
@@ -397,101 +422,30 @@ func (w *window) settle(p place, delivered bool) {
 	seq := w.advance(l)
 	w.mu.Unlock()
 	if seq > 0 {
-		w.ack(l.class, seq)
+		w.ack(l.class, l.run, seq)
 	}
-}
-
-// failure is a record that came back, with the reason.
-type failure struct {
-	place
-	err error
-}
-
-// review ends the trouble. It returns what is not delivered, in order within
-// each class, and those among it that came back with an error. Nothing may be in
-// flight.
-func (w *window) review() (open []place, failed []failure) {
-	w.gate.Lock()
-	w.closed = false
-	w.gate.Unlock()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.troubled = false
-	for _, l := range w.lanes {
-		for _, c := range l.chunks {
-			for i := c.prefix; i < len(c.records); i++ {
-				if c.isSettled(i) {
-					continue
-				}
-				open = append(open, place{c, i})
-				if c.errs != nil && c.errs[i] != nil {
-					failed = append(failed, failure{place{c, i}, c.errs[i]})
-				}
-			}
-			c.errs = nil
-		}
-	}
-	return open, failed
-}
-
-// failures returns the records that came back so far, each with its reason.
-func (w *window) failures() (failed []failure) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, l := range w.lanes {
-		for _, c := range l.chunks {
-			for i, err := range c.errs {
-				if err != nil {
-					failed = append(failed, failure{place{c, i}, err})
-				}
-			}
-		}
-	}
-	return failed
 }
 
 // resize sets the bounds of what is in flight.
 func (w *window) resize(records, bytes int) {
 	w.mu.Lock()
-	w.maxRecords, w.maxBytes, w.limit, w.calm = records, bytes, records, 0
+	w.maxRecords, w.maxBytes, w.limit, w.calm, w.budget = records, bytes, records, 0, newBudget(bytes)
 	w.mu.Unlock()
 }
 
-// lane returns the lane of a class. w.mu is held.
-func (w *window) lane(class string) *lane {
+// lane returns the lane of a reading of a class. Others of the class that have
+// nothing in them are over. w.mu is held.
+func (w *window) lane(class string, run uint32) *lane {
 	for _, l := range w.lanes {
-		if l.class == class {
+		if l.class == class && l.run == run {
 			return l
 		}
 	}
-	l := &lane{class: class}
+	if w.counts[class] == nil {
+		w.counts[class] = new(atomic.Uint64)
+	}
+	w.lanes = slices.DeleteFunc(w.lanes, func(l *lane) bool { return l.class == class && len(l.chunks) == 0 })
+	l := &lane{class: class, run: run, count: w.counts[class]}
 	w.lanes = append(w.lanes, l)
 	return l
-}
-
-// progress is what the window knows of the link.
-type progress struct {
-	delivered map[string]uint64
-	total     uint64
-	inFlight  int
-	lastAck   time.Time
-	stalled   time.Duration // how long something is in flight without any of it being acknowledged
-}
-
-func (w *window) progress() progress {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p := progress{delivered: map[string]uint64{}, total: w.delivered, inFlight: w.records, lastAck: w.lastAck}
-	for _, l := range w.lanes {
-		p.delivered[l.class] = l.delivered
-	}
-	if w.records > 0 {
-		since := w.busySince
-		if w.lastAck.After(since) {
-			since = w.lastAck
-		}
-		p.stalled = time.Since(since)
-	}
-	maps.DeleteFunc(p.delivered, func(_ string, n uint64) bool { return n == 0 })
-	return p
 }

@@ -18,7 +18,6 @@ type refusal struct {
 // a feature deletes its line.
 var unavailable = []refusal{
 	{"Config.Pipeline", nil, "leave it out"},
-	{"Kafka.LiveShare", nil, "0%"},
 }
 
 // refused says whether this version refuses v in the field, and what is allowed.

@@ -48,8 +48,10 @@ type Kafka struct {
 	// at once. 0: unlimited. With exactly_once a transaction has to be done within
 	// 30 s, so that it must be at least max_payload of the sources in 20 s.
 	MaxRate Size `yaml:"max_rate" default:"0" range:"0..1TiB"`
-	// Share of the link for new events while a backlog drains. 0%: strictly
-	// oldest first. Not together with exactly_once.
+	// Share of the link that new events keep while a backlog drains. 0%: strictly
+	// oldest first. Backlog records carry the header sluice_late, and order by key
+	// holds among them and among the new ones only. Not together with exactly_once.
+	// See docs/delivery.md.
 	LiveShare Share `yaml:"live_share" default:"0%" range:"0%..99%"`
 	// Classes that are sent. Left out: all.
 	Classes []string `yaml:"classes"`

@@ -111,6 +111,7 @@ type Uplink struct {
 	Lag       map[string]uint64 `json:"lag"`       // by class: stored and not delivered
 	InFlight  int               `json:"in_flight"`
 	SentBytes uint64            `json:"sent_bytes"`
+	Late      []string          `json:"late,omitempty"`          // classes whose backlog goes beside new events (live_share)
 	Failover  *Failover         `json:"failover,omitempty"`      // nil: there is none
 	StandsIn  []string          `json:"stands_in_for,omitempty"` // uplinks that it takes over from: it has no lag of its own
 	Carries   []string          `json:"carries,omitempty"`       // those of them whose events go here now
