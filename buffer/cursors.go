@@ -108,11 +108,6 @@ func (l *lane) minSaved() uint64 {
 	return l.lowest(func(c *cursor) uint64 { return c.saved })
 }
 
-// minRead is the number up to which every uplink was given everything.
-func (l *lane) minRead() uint64 {
-	return l.lowest(func(c *cursor) uint64 { return max(c.acked, c.read) })
-}
-
 // lowest is the lowest place of all cursors that hold something back, the end of
 // the log without any.
 func (l *lane) lowest(place func(*cursor) uint64) uint64 {

@@ -104,7 +104,8 @@ func (m *marks) add(t *testing.T) func(*kgo.Record) {
 	}
 }
 
-// share is the part of new records from the first late one of each partition on.
+// share is the part of new records where there are both: from the first new one
+// behind a late one of each partition on.
 func (m *marks) share() float64 {
 	fresh, all := 0, 0
 	for _, stream := range m.stream {
@@ -112,7 +113,11 @@ func (m *marks) share() float64 {
 		if first < 0 {
 			continue
 		}
-		for _, late := range stream[first:] {
+		begin := slices.Index(stream[first:], false)
+		if begin < 0 {
+			continue
+		}
+		for _, late := range stream[first+begin:] {
 			if all++; !late {
 				fresh++
 			}
