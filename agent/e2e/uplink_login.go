@@ -118,7 +118,8 @@ func (k *secureKafka) user(t testing.TB, name string, mechanism kadm.ScramMechan
 // grant gives a user what docs/delivery.md says an uplink needs.
 func (k *secureKafka) grant(t testing.TB, user, topic string, exact bool) {
 	t.Helper()
-	allow := []*kadm.ACLBuilder{kadm.NewACLs().Topics(topic).Operations(kadm.OpWrite, kadm.OpDescribe)}
+	// READ is for the audit.
+	allow := []*kadm.ACLBuilder{kadm.NewACLs().Topics(topic).Operations(kadm.OpWrite, kadm.OpDescribe, kadm.OpRead)}
 	if exact {
 		allow = append(allow,
 			kadm.NewACLs().TransactionalIDs("sluice/").ResourcePatternType(kadm.ACLPatternPrefixed).Operations(kadm.OpWrite, kadm.OpDescribe),

@@ -71,6 +71,12 @@ func TestUplinkLogins(t *testing.T) {
 	k.link.set(t, pass)
 	pub.waitAcked(t, total)
 	k.checkLogins(t, a, logins, total)
+	for _, args := range [][]string{{"-c", a.config, "--uplink", "oauth"},
+		{"--brokers", k.addr, "--topic", "login.oauth-file", "--tls-ca", filepath.Join(dir, "ca.pem"), "--sasl-mechanism", "oauthbearer", "--token-file", filepath.Join(dir, "token")}} {
+		if v := runAudit(t, 0, args...); v.Totals.Delivered < total || v.Totals.Unexplained > 0 {
+			t.Errorf("audit %v: %+v", args, v.Totals)
+		}
+	}
 	if n := tokens.asked.Load(); n < 2 {
 		t.Errorf("the token server was asked %d times", n)
 	}
