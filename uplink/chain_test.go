@@ -3,6 +3,7 @@ package uplink
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -349,5 +350,54 @@ func TestChainConfig(t *testing.T) {
 		if _, err := NewChain(c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error with %q, got %v", want, err)
 		}
+	}
+}
+
+// TestFailoverOfAFlappingLink switches the first cluster off and on at random while
+// events come, without and with a live share: nothing may be lost, and in order
+// each cluster has the events of a key as they came.
+func TestFailoverOfAFlappingLink(t *testing.T) {
+	t.Parallel()
+	for _, share := range []float64{0, 0.5} {
+		t.Run(fmt.Sprint("live share ", share), func(t *testing.T) {
+			t.Parallel()
+			seed := uint64(time.Now().UnixNano())
+			t.Logf("seed %d", seed)
+			rnd := rand.New(rand.NewPCG(seed, 4))
+			central, dr := newCloud(t, "sluice.process"), newCloud(t, "sluice.process")
+			log := newStoredLog(t, t.TempDir())
+			log.LiveShare(share)
+			old := messages("process", 0, 3000, 7)
+			for i := range old {
+				old[i].Time = time.Now().Add(-time.Hour)
+			}
+			log.add(t, old...)
+			log.sent["process"] = 3000
+			c, stop := startChain(t, log, nil, central, dr)
+			for range 6 {
+				central.off()
+				log.put(t, "process", 300)
+				time.Sleep(time.Duration(rnd.IntN(2500)) * time.Millisecond)
+				central.on(t)
+				log.put(t, "process", 300)
+				time.Sleep(time.Duration(rnd.IntN(2500)) * time.Millisecond)
+			}
+			waitFor(t, "all to be delivered", func() bool { return log.acked("process") == 6600 })
+			stop()
+			_, _, moves := c.Active()
+			first, second := central.records(t, "sluice.process"), dr.records(t, "sluice.process")
+			t.Logf("%d moves, %d records in the first, %d in the second", moves, len(first), len(second))
+			if share == 0 {
+				checkUnion(t, 6600, first, second)
+				return
+			}
+			seen := map[uint64]bool{}
+			for _, r := range slices.Concat(first, second) {
+				seen[seqOf(t, r)] = true
+			}
+			if len(seen) != 6600 {
+				t.Errorf("%d of 6600 numbers are there", len(seen))
+			}
+		})
 	}
 }
