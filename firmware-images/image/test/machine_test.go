@@ -118,10 +118,11 @@ func (m *machine) wait(limit time.Duration, pattern string) []string {
 	return nil
 }
 
-// started waits for GRUB's choice and returns the slot.
+// started waits for GRUB's choice and returns the slot. It waits as long as a trial
+// may take that ends with a restart.
 func (m *machine) started() string {
 	m.t.Helper()
-	return m.wait(2*time.Minute, `sluice: slot ([AB]) \(state`)[1]
+	return m.wait(8*time.Minute, `sluice: slot ([AB]) \(state`)[1]
 }
 
 // judged waits for what the judge of the trial says at the end.
