@@ -7,6 +7,7 @@
 //	apply.go    another config, while it runs     metrics.go  the same for Prometheus
 //	parts.go    what runs now                     tls.go      certificates, reloaded
 //	member.go   goroutines, by name               tap.go      events shown as they pass
+//	ground.go   what a trial goes back to         keeper.go   remote config: see there
 //	gate.go     the way into the buffer           past.go     counters of parts that were replaced
 //	wire.go     from config to sources, buffer,   log.go      the agent's own log
 //	            uplinks                           security.go what is reported as an event
@@ -45,6 +46,8 @@ type Options struct {
 	Logs    *Logs        // follows the config's log; nil: it is not followed
 
 	stallLimit time.Duration // 0: the usual
+	back       *ground       // the config is on trial
+	gone       []string      // uplinks of a config that was rolled back
 }
 
 // Agent runs a config, and others after it. Its data directory and its id stay
@@ -67,7 +70,8 @@ type Agent struct {
 	past    past            // of the goroutine of Run
 	calls   chan func()     // what it is to do
 	over    chan struct{}   // closed when it takes no calls any more
-	faults  chan<- error    // where the end of a part goes while a config is on trial; nil: it ends the agent
+	back    *ground         // while a config is on trial; nil: none is
+	gone    []string        // uplinks of configs that were rolled back, whose places are given up at the next opening
 	broken  error           // parts are missing and cannot be made
 	halt    context.Context //nolint:containedctx // that of Run: a change that it ends goes no further
 }
@@ -83,7 +87,7 @@ func New(cfg *config.Config, opt Options) (*Agent, error) {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	a := &Agent{opt: opt, log: opt.Log, started: time.Now(), meters: newMeters(), gate: newGate(), past: newPast(),
-		calls: make(chan func()), over: make(chan struct{}), halt: context.Background()}
+		calls: make(chan func()), over: make(chan struct{}), halt: context.Background(), back: opt.back, gone: opt.gone}
 	a.reports = newReporter(cfg.Agent.ID, a.sink())
 	a.members.add(stageSource, "security reports", a.reports.run)
 	a.members.ended = make(chan ended)
@@ -192,7 +196,7 @@ func (a *Agent) serve(ctx context.Context) error {
 				return a.broken
 			}
 		case e := <-a.members.ended:
-			if a.faults == nil {
+			if a.back == nil {
 				return e.err
 			}
 			a.bury(e)

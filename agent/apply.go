@@ -71,14 +71,16 @@ type changing struct {
 	web  *web.Server // made, not yet served
 
 	fresh  []source // made, not yet run
-	reopen bool     // the buffer has to be opened
+	want   buffer.Config
+	reopen bool // the buffer has to be opened
 }
 
 // change makes the agent run cfg: what is as cfg wants it stays. After an error
 // some parts may be missing; another change makes them.
 func (a *Agent) change(cfg *config.Config) error {
 	c := &changing{Agent: a, cfg: cfg, next: *a.parts()}
-	c.reopen = c.next.log == nil || !reflect.DeepEqual(bufferConfig(cfg), bufferConfig(c.next.cfg))
+	c.want = a.wantedBuffer(cfg)
+	c.reopen = c.next.log == nil || !reflect.DeepEqual(c.want, c.next.opened)
 	for _, step := range []func() error{c.listen, c.prepare, c.stopSources, c.stopUplinks, c.openBuffer, c.openControl, c.startUplinks, c.startSources, c.serve} {
 		err := a.halt.Err()
 		if err == nil {
@@ -215,8 +217,15 @@ func (c *changing) openBuffer() error {
 		return err
 	}
 	c.warnUnrouted(c.cfg)
-	c.warnStranded(c.cfg)
-	bc := bufferConfig(c.cfg)
+	if c.back == nil { // else it keeps all
+		c.warnStranded(c.cfg)
+	}
+	bc := c.want
+	for _, name := range c.gone {
+		if _, wanted := bc.Uplinks[name]; !wanted {
+			bc.Removed = append(slices.Clone(bc.Removed), name)
+		}
+	}
 	bc.Log, bc.ObserveCommit = c.log.With("stage", "buffer"), c.meters.commit
 	b, err := buffer.Open(bc)
 	if err != nil {
@@ -226,7 +235,7 @@ func (c *changing) openBuffer() error {
 		b.Inherit(old)
 		c.log.Info("the buffer was opened anew for a change of the config", "took", time.Since(begin).Round(time.Millisecond))
 	}
-	c.next.buffer, c.next.before, c.next.cfg = b, c.past.log, c.cfg
+	c.next.buffer, c.next.before, c.next.cfg, c.next.opened = b, c.past.log, c.cfg, c.want
 	c.next.log = c.members.add(stageBuffer, "buffer", b.Run)
 	c.show(c.next)
 	c.gate.lead(b)
@@ -337,7 +346,7 @@ func (a *Agent) bury(e ended) {
 	}
 	a.show(next)
 	select {
-	case a.faults <- e.err:
+	case a.back.faults <- e.err:
 	default: // one is enough
 	}
 }

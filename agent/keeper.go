@@ -69,6 +69,7 @@ type keeper struct {
 	reread   *time.Timer
 	reloads  []reload
 
+	gone     []string           // uplinks that only a config had that was rolled back
 	phase    remote.State       // applying or trial; empty: neither
 	failed   *verdict           // the last one that was rolled back
 	notice   *verdict           // what else is to be told
@@ -174,6 +175,14 @@ func lockFolder(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// ground is what the config on trial may go back to; nil: none is on trial.
+func (k *keeper) ground() *ground {
+	if k.trial == nil {
+		return nil
+	}
+	return &ground{cfg: k.cfg, faults: k.faults}
+}
+
 // attach gives the keeper the agent, which does not run yet.
 func (k *keeper) attach(a *Agent) {
 	k.agent = a
@@ -181,10 +190,8 @@ func (k *keeper) attach(a *Agent) {
 	if k.updater = k.newUpdater(); k.updater != nil {
 		around.Updater = k.updater
 	}
+	k.gone = nil
 	k.commander = a.Commander(around)
-	if k.trial != nil {
-		a.faults = k.faults
-	}
 }
 
 // close gives the folder back.

@@ -91,7 +91,7 @@ func (k *keeper) resume(t floor.Trial) *config.Config {
 // giveUp marks what was on trial as failed, durably, and returns the config before
 // it.
 func (k *keeper) giveUp(t floor.Trial, code trust.Code, reason string) *config.Config {
-	k.trial, k.phase = nil, ""
+	k.trial, k.phase, k.gone = nil, "", t.New
 	k.failed = &verdict{target: t.Target, digest: t.Digest, code: code, reason: oneLine(reason)}
 	k.log.Error("the config is rolled back", "target", t.Target, "version", t.Applied.Version, "code", code, "reason", oneLine(reason))
 	if err := k.store.Save(remote.RolledBack(k.store.Memory(), t.Target, t.Digest)); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/agent/remote"
 	"sluice/agent/remote/floor"
@@ -211,15 +213,28 @@ func TestKilledWhileAConfigIsApplied(t *testing.T) {
 	}
 }
 
-// allArrive checks that the messages 0 to n-1 are in Kafka.
+// allArrive waits until the messages 0 to n-1 are in Kafka, in whatever order: this
+// broker sends again in any.
 func (f *fleet) allArrive(n int) {
 	f.Helper()
-	f.publish("factory/1", "end")
-	values := f.arrives("p.process", "end")
+	c, err := kgo.NewClient(kgo.SeedBrokers(f.cluster.ListenAddrs()...), kgo.ConsumeTopics("p.process"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(50*time.Millisecond))
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(f.Context(), patience)
+	defer cancel()
+	missing := map[string]bool{}
 	for i := range n {
-		if !slices.Contains(values, fmt.Sprint(i)) {
-			f.Errorf("message %d of %d is lost", i, n)
+		missing[fmt.Sprint(i)] = true
+	}
+	for len(missing) > 0 && ctx.Err() == nil {
+		for _, r := range c.PollFetches(ctx).Records() {
+			delete(missing, string(r.Value))
 		}
+	}
+	if len(missing) > 0 {
+		f.Errorf("%d of %d messages are lost: %v", len(missing), n, slices.Sorted(maps.Keys(missing)))
 	}
 }
 

@@ -62,6 +62,7 @@ func (k *keeper) adopt(ctx context.Context) {
 			return
 		}
 	}
+	t.New = newUplinks(cfg, k.cfg)
 	if err := k.configs.Try(t); err != nil {
 		k.noticed(remote.NotStored, "%v", err)
 		k.later()
@@ -78,7 +79,7 @@ func (k *keeper) try(ctx context.Context, t *trial) {
 	k.trial = t
 	k.tell()
 	t.before = k.agent.parts().uplinkMembers()
-	if err := k.agent.tryOut(ctx, t.cfg, k.faults); err != nil {
+	if err := k.agent.tryOut(ctx, t.cfg, k.ground(), t.New); err != nil {
 		if ctx.Err() == nil && !errors.Is(err, errStopped) { // else the next start goes on
 			k.rollBack(ctx, remote.StartFailed, err.Error())
 		}
@@ -153,11 +154,12 @@ func (k *keeper) judge(ctx context.Context) {
 		t.good = time.Time{}
 	case t.good.IsZero():
 		t.good = now
+	case len(k.faults) > 0: // run sees to it
 	case now.Sub(t.good) >= proofHold:
 		k.commit(ctx)
 		return
 	}
-	if limit := t.cfg.Remote.Trial; now.Sub(t.since) > limit {
+	if limit := k.cfg.Remote.Trial; now.Sub(t.since) > limit {
 		if len(t.missing) == 0 {
 			t.missing = []string{"it was not well for long enough"}
 		}
@@ -238,15 +240,6 @@ func unprovenUplink(p *parts, name string, t *trial, log buffer.Stats) []string 
 // commit makes the config on trial the good one.
 func (k *keeper) commit(ctx context.Context) {
 	t := k.trial
-	if err := k.agent.settle(ctx); err != nil {
-		return // the agent stops; the next start goes on
-	}
-	select {
-	case err := <-k.faults:
-		k.rollBack(ctx, remote.TrialFailed, err.Error())
-		return
-	default:
-	}
 	if err := k.configs.Commit(); err != nil {
 		k.rollBack(ctx, remote.NotStored, err.Error())
 		return
@@ -257,6 +250,9 @@ func (k *keeper) commit(ctx context.Context) {
 	k.topic = k.oddities(k.reached)
 	k.log.Info("the config is applied", "target", t.Target, "version", t.Applied.Version, "file", t.File)
 	k.agent.reports.report("config-applied", "", k.about(t))
+	if err := k.agent.settle(ctx, t.cfg); err != nil && ctx.Err() == nil {
+		k.log.Error("the buffer cannot be opened with the limits of the config", "error", err)
+	}
 	_ = k.relink(ctx, false) // another id or label reads other records
 	k.tell()
 }
@@ -266,7 +262,7 @@ func (k *keeper) commit(ctx context.Context) {
 func (k *keeper) rollBack(ctx context.Context, code trust.Code, reason string) {
 	t := k.trial
 	k.giveUp(t.Trial, code, reason)
-	if err := k.agent.putBack(ctx, k.cfg); err != nil {
+	if err := k.agent.putBack(ctx, k.cfg, t.New); err != nil {
 		k.log.Error("the config before cannot be applied", "error", err)
 	}
 	for range len(k.faults) { // of parts that were put back since
@@ -288,28 +284,32 @@ func (p *parts) uplinkMembers() map[string]*member {
 	return m
 }
 
-// tryOut is Apply for a config on trial: from then on until settle or putBack a
-// part that ends is told to faults and does not end the agent.
-func (a *Agent) tryOut(ctx context.Context, cfg *config.Config, faults chan<- error) error {
+// tryOut is Apply for a config on trial: from then on until settle or putBack there
+// is a way back to back. fresh are uplinks that only cfg has.
+func (a *Agent) tryOut(ctx context.Context, cfg *config.Config, back *ground, fresh []string) error {
 	return a.call(ctx, func() error {
-		a.faults = faults
+		a.back, a.gone = back, fresh
 		return a.apply(cfg)
 	})
 }
 
-// settle ends a trial whose config stays.
-func (a *Agent) settle(ctx context.Context) error {
-	return a.call(ctx, func() error { a.faults = nil; return nil })
+// settle ends a trial whose config stays: what it gives up is given up now.
+func (a *Agent) settle(ctx context.Context, cfg *config.Config) error {
+	return a.call(ctx, func() error {
+		a.back, a.gone = nil, nil
+		return a.apply(cfg)
+	})
 }
 
-// putBack ends a trial whose config goes.
-func (a *Agent) putBack(ctx context.Context, cfg *config.Config) error {
+// putBack ends a trial whose config goes. gone are uplinks that only that one had.
+func (a *Agent) putBack(ctx context.Context, cfg *config.Config, gone []string) error {
 	return a.call(ctx, func() error {
-		a.faults = nil
+		a.back, a.gone = nil, gone
 		if err := a.change(cfg); err != nil && a.halt.Err() == nil {
 			a.broken = err
 			return err
 		}
+		a.gone = nil
 		return nil
 	})
 }

@@ -16,7 +16,8 @@ import (
 type parts struct {
 	cfg     *config.Config
 	buffer  *buffer.Buffer
-	before  buffer.Stats // what buffers before it have counted
+	opened  buffer.Config // what it was opened with
+	before  buffer.Stats  // what buffers before it have counted
 	sources []source
 	uplinks []destination
 	web     *web.Server // nil: switched off

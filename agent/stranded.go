@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"sluice/agent/config"
@@ -45,6 +46,9 @@ func stranded(cfg *config.Config) []buffer.StrandedUplink {
 // opening it gives up what is declared as removed.
 func (a *Agent) warnStranded(cfg *config.Config) {
 	for _, s := range stranded(cfg) {
+		if slices.Contains(a.gone, s.Uplink) { // it never counted
+			continue
+		}
 		log := a.log.With("uplink", s.Uplink, "class", s.Class, "events", s.Events)
 		switch {
 		case s.Removed && cfg.Uplink(s.Uplink) != nil:

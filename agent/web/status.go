@@ -57,7 +57,7 @@ func (c Config) Text() string {
 		s += " since " + c.Since.UTC().Format(time.RFC3339)
 	}
 	if c.Code != "" {
-		s += ", " + c.Code + ": " + c.Reason
+		s += ", " + c.Code // the reason stands among Status.Reasons
 	}
 	return s
 }

@@ -63,6 +63,8 @@ type Trial struct {
 	Starts int `json:"starts"`
 	// What was up before, "source NAME" or "uplink NAME", and must be again.
 	Up []string `json:"up,omitempty"`
+	// Uplinks that only it has: after a rollback nothing is held for them.
+	New []string `json:"new,omitempty"`
 }
 
 // Configs are the stored configs. They are for one goroutine.
