@@ -155,7 +155,7 @@ func diskOf(dir string) disk {
 	if unix.Statfs(dir, &st) != nil {
 		return disk{}
 	}
-	size := uint64(max(st.Bsize, 0)) //nolint:unconvert // its type depends on the platform
+	size := uint64(max(st.Bsize, 0))
 	return disk{TotalBytes: st.Blocks * size, FreeBytes: st.Bavail * size, FreeFiles: st.Ffree}
 }
 

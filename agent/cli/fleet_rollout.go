@@ -42,7 +42,7 @@ func (s stage) String() string {
 	if s.target.Canary {
 		return fmt.Sprintf("%d %% of %s", s.percent, strings.TrimSuffix(s.target.String(), "/canary"))
 	}
-	return "all of " + s.target.String()
+	return "promotion to " + s.target.String()
 }
 
 const defaultSteps = "1,10,50,100"
@@ -182,7 +182,7 @@ func (r *rollout) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(r.Out, "rolled out to %s, version %d\n", r.steps[len(r.steps)-1], r.steps[len(r.steps)-1].signed.config.Version)
+	_, err = fmt.Fprintf(r.Out, "done: %s, version %d\n", r.steps[len(r.steps)-1], r.steps[len(r.steps)-1].signed.config.Version)
 	return err
 }
 

@@ -208,7 +208,7 @@ func TestARolloutReachesAllOrStops(t *testing.T) {
 	delete(a.bad, half)
 	a.mu.Unlock()
 	text = rollout(0, "--steps", "30,60,100", "--max-failed", "1", "--wait", "5s")
-	wantText(t, text, "60 % of all: ", "100 % of all: 20 of 20 agents run it and are well", "all of all: 20 of 20 agents run it and are well", "rolled out to all of all, version 4")
+	wantText(t, text, "60 % of all: ", "100 % of all: 20 of 20 agents run it and are well", "promotion to all: 20 of 20 agents run it and are well", "done: promotion to all, version 4")
 	wantText(t, a.main(0, "fleet"), "20 agents: 20 applied")
 }
 

@@ -154,7 +154,7 @@ func options(status string) []kgo.Opt {
 		kgo.MaxDecompressBatchBytes(maxBatch),
 		kgo.RequestTimeoutOverhead(requestOverhead),
 		kgo.RequestRetries(1), kgo.RetryTimeout(requestOverhead),
-		kgo.RetryBackoffFn(func(n int) time.Duration { return backoff(n, retryMin, retryMax) }),
+		kgo.RetryBackoffFn(func(n int) time.Duration { return backoff(n, retryMin, followEvery) }), // what spreads is in the dialer, or in away
 		kgo.ConnIdleTimeout(idleTimeout),
 		kgo.MetadataMaxAge(refreshEvery), kgo.MetadataMinAge(time.Second),
 		kgo.DisableClientMetrics(),

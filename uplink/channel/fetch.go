@@ -217,6 +217,7 @@ func (r *reader) failed(ctx context.Context, l *leader, a answer) {
 	l.tries++
 	l.bytes = max(leastBytes, l.bytes/2) // perhaps the link is only slow
 	wait := r.c.awayFor(l.tries)
+	r.lost = max(r.lost, 1) // if nobody answers after that, it has waited already
 	r.log.Info("the connection for config and commands broke", "broker", l.id, "error", explain(a.err, "", "READ"), "again_in", wait.Round(time.Millisecond))
 	l.until = time.Now().Add(wait)
 	if r.refreshAt.After(l.until) {

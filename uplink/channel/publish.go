@@ -144,7 +144,7 @@ func (c *Channel) publishing(ctx context.Context) {
 			tries++
 			c.cfg.Log.Info("a status could not be written", "topic", c.cfg.StatusTopic, "error", explain(err, c.cfg.StatusTopic, "WRITE"))
 			c.box.back(l)
-			sleep(ctx, backoff(tries, retryMin, retryMax))
+			sleep(ctx, backoff(tries, retryMin, followEvery))
 		}
 	}
 }
