@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -47,7 +48,7 @@ func released(t testing.TB) string {
 func TestBootToTheFirstRecord(t *testing.T) {
 	p := newPlant(t)
 	m := newMachine(t, released(t))
-	m.provision(map[string]string{"sluice.yaml": p.config()})
+	m.provision(map[string]string{"sluice.yaml": p.config(), "50-lan.network": "[Match]\nName=e*\n[Network]\nDHCP=ipv4\n"})
 	p.publish(200 * time.Millisecond)
 	power := time.Now()
 	m.on()
@@ -61,5 +62,13 @@ func TestBootToTheFirstRecord(t *testing.T) {
 	m.cut()
 	if got := m.state(); got != "good=A trial=none bad=none floor="+os.Getenv("VERSION") {
 		t.Errorf("boot state: %s", got)
+	}
+	for _, name := range []string{"sluice.yaml", "network/50-lan.network"} {
+		if _, err := os.Stat(filepath.Join(m.data("/etc/sluice"), name)); err != nil {
+			t.Errorf("it was not taken from the EFI partition: %v", err)
+		}
+	}
+	if list := run(t, "mdir", "-b", "-i", m.esp(), "::"); strings.Contains(list, "sluice/") {
+		t.Errorf("the config is still on the EFI partition:\n%s", list)
 	}
 }
