@@ -3,6 +3,7 @@ package remote
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"sluice/agent/remote/document"
 	"sluice/agent/remote/tree"
@@ -54,7 +55,46 @@ func Assemble(doc *document.Document, running, local []byte, locked []string) (t
 			kept = append(kept, path)
 		}
 	}
-	return root.Encode(), kept, nil
+	foreign, err := dropPrograms(root, file)
+	if err != nil {
+		return nil, nil, err
+	}
+	return root.Encode(), append(kept, foreign...), nil
+}
+
+// dropPrograms sees to it that the gateway runs no program that its own file does not
+// name: a command of an uplink's metered that is another one than the file's is
+// replaced by that, and taken away where the file has none. It returns the paths.
+func dropPrograms(root, file *tree.Node) (dropped []string, err error) {
+	uplinks := root.Get("uplinks")
+	if uplinks == nil {
+		return nil, nil
+	}
+	for _, u := range uplinks.Entries {
+		path := fmt.Sprintf("uplinks.%q.kafka.metered.command", u.Key)
+		want, err := root.Lookup(path)
+		if err != nil || want == nil {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		own, err := file.Lookup(path)
+		if err != nil {
+			return nil, err
+		}
+		if tree.Equal(want, own) {
+			continue
+		}
+		if own == nil {
+			own = &tree.Node{Kind: tree.Null}
+		}
+		if err := root.Set(path, own); err != nil {
+			return nil, err
+		}
+		dropped = append(dropped, strings.ReplaceAll(path, `"`, ""))
+	}
+	return dropped, nil
 }
 
 // Relock puts what is locked in the config file into a config that came by a

@@ -65,6 +65,44 @@ func TestAssemble(t *testing.T) {
 	}
 }
 
+// A document cannot have the gateway run a program that its own file does not name.
+func TestAssembleRunsNoForeignProgram(t *testing.T) {
+	const asks = "kafka: { brokers: [ b:1 ], metered: { command: [ %s ], every: 10s } }"
+	withOwn := func(program string) string {
+		return strings.Replace(local, "version: 1\n", "version: 1\nuplinks: { central: { "+fmt.Sprintf(asks, program)+" } }\n", 1)
+	}
+	for name, tt := range map[string]struct{ file, wants, gets, kept string }{
+		"the file has none":        {local, "/bin/evil", "", "[uplinks.central.kafka.metered.command]"},
+		"the file has another":     {withOwn("/bin/own"), "/bin/evil", "/bin/own", "[uplinks.central.kafka.metered.command]"},
+		"other arguments":          {withOwn("/bin/own"), "/bin/own, -c, evil", "/bin/own", "[uplinks.central.kafka.metered.command]"},
+		"the file has that one":    {withOwn("/bin/own"), "/bin/own", "/bin/own", "[]"},
+		"its name has a dot in it": {local, "/bin/evil", "", "[uplinks.a.b.kafka.metered.command]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			uplink := "central"
+			if strings.Contains(tt.kept, "a.b") {
+				uplink = "a.b"
+			}
+			body := "config: { version: 1, uplinks: { " + uplink + ": { " + fmt.Sprintf(asks, tt.wants) + " } } }"
+			text, kept, err := Assemble(parsed(t, body), []byte(tt.file), []byte(tt.file), nil)
+			if err != nil || fmt.Sprint(kept) != tt.kept {
+				t.Errorf("kept %v, want %s; %v", kept, tt.kept, err)
+			}
+			root, err := tree.Parse(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := root.Lookup("uplinks." + uplink + ".kafka.metered.command[0]")
+			if err != nil || (n == nil) != (tt.gets == "") || n != nil && n.Text != tt.gets {
+				t.Errorf("the command is %+v, want %q in\n%s", n, tt.gets, text)
+			}
+			if strings.Contains(string(text), "evil") {
+				t.Errorf("the program is still there:\n%s", text)
+			}
+		})
+	}
+}
+
 // The patch goes onto what runs, the locks hold what is in the file.
 func TestAssembleOnAnotherRunningConfig(t *testing.T) {
 	running := strings.ReplaceAll(local, "/data", "/elsewhere")
