@@ -19,6 +19,7 @@ import (
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
 	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -45,6 +46,47 @@ type fleet struct {
 	news     chan struct{}
 }
 
+// takeovers has the broker distribute no message while it hands a session to
+// another connection: it copies what is under way and then lets the old one go, and
+// what comes in between would be lost in it.
+type takeovers struct {
+	mochi.HookBase
+	mu         sync.RWMutex
+	publishing sync.Map // *mochi.Client that holds mu
+	taking     sync.Map // *mochi.Client -> how it gives mu back
+}
+
+func (*takeovers) ID() string { return "takeovers" }
+
+func (*takeovers) Provides(b byte) bool {
+	return b == mochi.OnSessionEstablish || b == mochi.OnSessionEstablished || b == mochi.OnPublish || b == mochi.OnPacketProcessed
+}
+
+func (h *takeovers) OnSessionEstablish(cl *mochi.Client, _ packets.Packet) {
+	h.mu.Lock()
+	release := sync.OnceFunc(h.mu.Unlock)
+	h.taking.Store(cl, release)
+	time.AfterFunc(time.Second, release) // of a client that was killed meanwhile nothing more is told
+}
+
+func (h *takeovers) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
+	if release, ok := h.taking.LoadAndDelete(cl); ok {
+		release.(func())()
+	}
+}
+
+func (h *takeovers) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, error) {
+	h.mu.RLock()
+	h.publishing.Store(cl, true)
+	return pk, nil
+}
+
+func (h *takeovers) OnPacketProcessed(cl *mochi.Client, pk packets.Packet, _ error) {
+	if _, ok := h.publishing.LoadAndDelete(cl); ok && pk.FixedHeader.Type == packets.Publish {
+		h.mu.RUnlock()
+	}
+}
+
 // patience ends a test that hangs; nothing is measured by it.
 const patience = 60 * time.Second
 
@@ -53,6 +95,9 @@ func newFleet(t *testing.T) *fleet {
 	f := &fleet{T: t, dir: t.TempDir(), mqtt: freeAddr(t), news: make(chan struct{}, 1)}
 	server := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler), Capabilities: mochi.NewDefaultServerCapabilities()})
 	if err := server.AddHook(new(auth.AllowHook), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.AddHook(new(takeovers), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := server.AddListener(listeners.NewTCP(listeners.Config{ID: "t", Address: f.mqtt})); err != nil {
