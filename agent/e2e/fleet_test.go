@@ -442,16 +442,14 @@ func (f *fleetRig) outage() {
 	f.Logf("%d agents came back, at most %d in a second (bound: %d); %d connections, at most %d in a second; all reported within %s",
 		agents, peak, f.agents/20, conns, connPeak, back.Round(100*time.Millisecond))
 	// A machine that stands still for a second shows the next one double: three count.
+	mean := 0
 	for i := range counts[1] {
-		three := 0
-		for _, n := range counts[1][i:min(i+3, len(counts[1]))] {
-			three += n
-		}
-		peak = max(peak*min(i, 1), three/3)
+		three, _, _ := seconds(counts[1][i:min(i+3, len(counts[1]))])
+		mean = max(mean, three/3)
 	}
-	f.Logf("at most %d agents a second over three seconds", peak)
-	if peak > f.agents/20 && f.agents >= 500 { // of fewer, chance brings more than a twentieth
-		f.Errorf("%d agents came back in one second (at most %d)", peak, f.agents/20)
+	f.Logf("at most %d agents a second over three seconds", mean)
+	if mean > f.agents/20 && f.agents >= 500 { // of fewer, chance brings more than a twentieth
+		f.Errorf("%d agents a second came back (at most %d)", mean, f.agents/20)
 	}
 	if back > time.Minute {
 		f.Errorf("the last agent reported after %s", back)
