@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"sluice/agent/remote"
 	"sluice/agent/remote/trust"
+	"sluice/agent/web"
 )
 
 // operator signs and publishes with the program that operators have.
@@ -51,7 +53,15 @@ func (o *operator) publish(version int, change ...string) {
 	}
 	writeFile(o.T, filepath.Join(o.dir, "site.yaml"), changed)
 	o.run("sign", "site.yaml", "--target", "agent:"+agentID, "--version", fmt.Sprint(version), "--expires", "24h", "--key", "ops", "-o", "doc.json")
-	o.run("push", "-c", o.plant.agent.config, "--create", "doc.json")
+	waitFor(o.T, "the push", func() bool { // a topic that was made a moment ago is not there at once
+		c := exec.Command(sluiceBinary(o.T), "config", "push", "-c", o.plant.agent.config, "--create", "doc.json")
+		c.Dir = o.dir
+		out, err := c.CombinedOutput()
+		if err != nil && !strings.Contains(string(out), "is not there") {
+			o.Fatalf("sluice config push: %v\n%s", err, out)
+		}
+		return err == nil
+	})
 }
 
 // until waits for a status of the agent.
@@ -62,6 +72,21 @@ func (o *operator) until(state remote.State, running uint64, code trust.Code) re
 		out := o.run("status", "-c", o.plant.agent.config, "--json")
 		return json.Unmarshal([]byte(out), &st) == nil && st.Config.State == state && st.Config.Running == running && st.Config.Code == code
 	}, o.plant.agent.proc)
+	return st.Config
+}
+
+// page is how the agent's own page says that it stands with the config.
+func (o *operator) page() web.Config {
+	client := http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get("http://" + o.plant.agent.http + "/api/v1/status")
+	if err != nil {
+		return web.Config{}
+	}
+	defer resp.Body.Close()
+	var st web.Status
+	if json.NewDecoder(resp.Body).Decode(&st) != nil {
+		return web.Config{}
+	}
 	return st.Config
 }
 
@@ -89,7 +114,7 @@ func remoteConfig(t *testing.T, k *kafka) {
 	}
 
 	o.publish(3, p.broker.url(), "tcp://"+loopback(freePort(t)))
-	o.until(remote.StateTrial, 3, "")
+	waitFor(t, "the trial", func() bool { return o.page().State == string(remote.StateTrial) }, p.agent.proc)
 	p.agent.proc.kill()
 	p.agent.start(t)
 	if st := o.until(remote.StateRolledBack, 1, remote.TrialFailed); !strings.Contains(st.Reason, "source "+mqttName) {
