@@ -37,7 +37,7 @@ func TestWellnessWaitsForAnUnbrokenRow(t *testing.T) {
 					}
 					return nil
 				})
-				if err != nil || why != tc.why {
+				if err != nil || !errors.Is(why, tc.why) {
 					t.Fatalf("why %v, err %v; want %v", why, err, tc.why)
 				}
 				if took := time.Since(started).Truncate(time.Second); took != tc.after {

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,7 +69,7 @@ func (s *scripts) sh(script string, args ...string) (string, bool) {
 	cmd.Env = append(os.Environ(), "SLUICE_EFI="+s.efi, "SLUICE_KEPT="+s.kept, "SLUICE_CMDLINE="+cmdline, "SLUICE_VERSION_FILE="+version,
 		"SLUICE_RUN="+dir, "RAUC_BUNDLE_MOUNT_POINT="+s.bundle)
 	out, err := cmd.CombinedOutput()
-	if _, exited := err.(*exec.ExitError); err != nil && !exited {
+	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		s.t.Fatal(err)
 	}
 	return strings.TrimSpace(string(out)), err == nil
