@@ -253,9 +253,16 @@ filesystem_esp() {
 }
 
 filesystem_data() {
+  local path time
   rm -f "$2"
   truncate -s ${data_mib}M "$2"
   E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH mke2fs -q -t ext4 -L data -U $data_id -E "hash_seed=$data_id,root_owner=0:0" -d "$1" "$2"
+  # mke2fs takes over when the folders were made here.
+  (cd "$1" && find . -printf '/%P\n') | while read -r path; do
+    for time in atime ctime mtime crtime; do
+      printf 'set_inode_field %s %s @%s\nset_inode_field %s %s_extra 0\n' "$path" "$time" "$SOURCE_DATE_EPOCH" "$path" "$time"
+    done
+  done | E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH debugfs -w -f /dev/stdin "$2" >"$work/debugfs.log" 2>&1
 }
 
 # bundle SQUASHFS VERSION FILE signs an update. The version is in the signed payload, where the image's pre-install looks.
