@@ -69,6 +69,7 @@ func (o *operator) until(state remote.State, running uint64, code trust.Code) re
 	o.Helper()
 	var st remote.StatusRecord
 	waitFor(o.T, fmt.Sprintf("the status %s, running %d, code %q", state, running, code), func() bool {
+		st = remote.StatusRecord{} // what a record leaves out must not stay from the one before
 		out := o.run("status", "-c", o.plant.agent.config, "--json")
 		return json.Unmarshal([]byte(out), &st) == nil && st.Config.State == state && st.Config.Running == running && st.Config.Code == code
 	}, o.plant.agent.proc)
