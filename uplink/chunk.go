@@ -34,12 +34,17 @@ type chunk struct {
 }
 
 // slot lets a promise find its record's place: it travels as Record.Context,
-// which the client hands through. The client may look at it even after the
-// promise, so it never changes.
+// which the client hands through. The client may look at the context even after
+// the promise, so that never changes.
 type slot struct {
 	context.Context //nolint:containedctx // it is how a record carries a value through the client
 	chunk           *chunk
 	index           int
+
+	// Of whoever has the record: the pump until it hands it over, then the client
+	// until its promise.
+	route  *route
+	placed bool // counted in route
 }
 
 // newChunk returns an empty chunk for up to n records.
@@ -51,7 +56,7 @@ func newChunk(n int) *chunk {
 		headers: make([]kgo.RecordHeader, 0, n*headersPerRecord),
 	}
 	for i := range c.slots {
-		c.slots[i] = slot{context.Background(), c, i}
+		c.slots[i] = slot{Context: context.Background(), chunk: c, index: i}
 	}
 	return c
 }

@@ -24,7 +24,8 @@ import (
 //
 // and 10 stands in front of 5 for good. The guard closes the window's gate while
 // the answer is still on its way to the client, so that 10 is either given back
-// together with 5 or not handed over.
+// together with 5 or not handed over. The answer is also held until what the client was
+// given before is in its partition (route.go).
 //
 // It follows the framing of the Kafka protocol: INT32 length, then in a request
 // INT16 api key, INT16 api version, INT32 correlation id, and in an answer INT32

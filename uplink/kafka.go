@@ -12,7 +12,7 @@
 // is judged in one function (classify.go): the pump stops, waits until nothing
 // is in flight, and hands the open records over again in their order
 // (recover.go), or sets one aside that can never be taken. A connection that
-// reads along (guard.go) sees to it that nothing overtakes meanwhile. Since the
+// reads along (guard.go, route.go) sees to it that nothing overtakes meanwhile. Since the
 // client is idempotent and what was acknowledged is never sent again, duplicates
 // come only from a crash. With delivery exactly once (exact.go, session.go,
 // position.go) not from that either.
@@ -90,7 +90,7 @@ func New(cfg Config) (*Kafka, error) {
 		health:  &health{}, renewAfter: renewAfter, quietAfter: quietAfter, stir: make(chan struct{}, 1),
 	}
 	k.options = append(cfg.clientOptions(),
-		kgo.WithHooks(k.health), kgo.WithLogger(clientLog{k.health}), kgo.Dialer(k.dial),
+		kgo.WithHooks(k.health, placing{}), kgo.WithLogger(clientLog{k.health}), kgo.Dialer(k.dial),
 		kgo.ProducerOnDataLossDetected(k.dataLoss))
 	if cfg.ExactlyOnce {
 		k.exact = newExact(k)
@@ -274,7 +274,9 @@ func (k *Kafka) answered(codes []*kerr.Error) {
 	for _, e := range codes {
 		k.health.complain(e, "")
 		if givesBack(e) && k.exact == nil {
-			k.inFlight().shut()
+			w := k.inFlight()
+			w.shut()
+			w.awaitPlaced()
 		}
 	}
 }

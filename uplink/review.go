@@ -12,6 +12,7 @@ type failure struct {
 func (w *window) review() (open []place, failed []failure) {
 	w.gate.Lock()
 	w.closed = false
+	clear(w.routes)
 	w.gate.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -44,6 +44,7 @@ type window struct {
 	// that no later record of the same partition slips in front of it.
 	gate   sync.Mutex
 	closed bool
+	routes map[string]*route // by topic, since the last review
 
 	mu        sync.Mutex
 	lanes     []*lane
@@ -87,6 +88,7 @@ func newWindow(maxRecords, maxBytes int, ack func(string, uint32, uint64)) *wind
 	return &window{
 		maxBytes: maxBytes, maxRecords: maxRecords, large: largeRecord, limit: maxRecords,
 		ack: ack, wake: make(chan struct{}, 1), counts: map[string]*atomic.Uint64{}, budget: newBudget(maxBytes),
+		routes: map[string]*route{},
 	}
 }
 
@@ -205,6 +207,7 @@ func (w *window) pass(r *kgo.Record) bool {
 	if w.closed {
 		return false
 	}
+	w.hand(r.Context.(*slot), r.Topic)
 	w.produce(r)
 	return true
 }
@@ -317,6 +320,7 @@ func (w *window) finish(r *kgo.Record, err error) {
 	w.bytes -= c.sizes[i]
 	l, seq := c.lane, uint64(0)
 	if err != nil {
+		s.place()
 		c.fail(i, err)
 		w.trouble()
 	} else {
