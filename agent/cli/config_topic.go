@@ -17,10 +17,11 @@ import (
 )
 
 const (
-	reachTimeout = 15 * time.Second // to reach a broker at all
-	topicTimeout = 60 * time.Second // for all that follows
-	maxTopic     = 512 << 20        // of a topic's newest values, kept in memory
-	quietTime    = 5 * time.Second  // of a partition whose last records were compacted away
+	reachTimeout = 15 * time.Second       // to reach a broker at all
+	topicTimeout = 60 * time.Second       // for all that follows
+	maxTopic     = 512 << 20              // of a topic's newest values, kept in memory
+	settleEvery  = 200 * time.Millisecond // how often a topic that was made is looked for
+	quietTime    = 5 * time.Second        // of a partition whose last records were compacted away
 )
 
 // fleet is the way to the topics of remote config.
@@ -224,7 +225,29 @@ func (f *fleet) create(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("create topic %s: %w", t[1], err))
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return f.settle(ctx, f.remote.ConfigTopic, f.remote.StatusTopic, f.remote.CommandTopic)
+}
+
+// settle waits until topics that were made are known to the brokers that have them,
+// which a busy cluster takes a moment for.
+func (f *fleet) settle(ctx context.Context, topics ...string) error {
+	for {
+		starts, err := kadm.NewClient(f.client).ListStartOffsets(ctx, topics...)
+		if err == nil {
+			err = starts.Error()
+		}
+		if err == nil || ctx.Err() != nil || !kerr.IsRetriable(err) {
+			return err
+		}
+		select {
+		case <-time.After(settleEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("the topics were made and do not show: %w", err)
+		}
+	}
 }
 
 // createPlain makes a topic of one partition if it is not there; the cluster's
