@@ -6,6 +6,8 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -36,22 +38,40 @@ type guard struct {
 	out, in  frame
 	answered func(codes []*kerr.Error) // called for each answer to a produce that has errors in it
 
+	// Of silence.go; not set where nobody listens.
+	addr    string
+	silence *silence
+	socket  *meter
+	gone    atomic.Pointer[error] // why it was closed
+	askNext time.Time             // of the goroutine of listen, as askWait
+	askWait time.Duration
+
 	mu       sync.Mutex
-	produces map[int32]int16 // correlation id → version of the produces without an answer
+	produces map[int32]asked // by correlation id: the produces without an answer, and what surrounds them in a transaction
+	owing    int             // requests of any kind without an answer
+}
+
+// asked is a request.
+type asked struct {
+	key     uint16
+	version int16
+	at      time.Time // when all of it was written; zero: that goes on
 }
 
 const (
-	keyProduce          = 0
-	requestHeader       = 12 // bytes up to the correlation id, with the length
-	answerHeader        = 8
-	flexibleProduce     = 9       // from this version on an answer's header has tags
-	maxProduceAnswer    = 1 << 20 // a larger one is not read along but counts as refused
-	maxProducesInFlight = 1024    // a client has 5; more means that we lost the thread
+	keyProduce            = 0
+	keyAddPartitionsToTxn = 24
+	keyEndTxn             = 26
+	requestHeader         = 12 // bytes up to the correlation id, with the length
+	answerHeader          = 8
+	flexibleProduce       = 9       // from this version on an answer's header has tags
+	maxProduceAnswer      = 1 << 20 // a larger one is not read along but counts as refused
+	maxProducesInFlight   = 1024    // a client has 5; more means that we lost the thread
 )
 
 func newGuard(c net.Conn, answered func([]*kerr.Error)) *guard {
 	return &guard{
-		Conn: c, answered: answered, produces: map[int32]int16{},
+		Conn: c, answered: answered, produces: map[int32]asked{},
 		out: frame{header: requestHeader}, in: frame{header: answerHeader},
 	}
 }
@@ -59,49 +79,100 @@ func newGuard(c net.Conn, answered func([]*kerr.Error)) *guard {
 // Write notes the produce requests in p before it sends them.
 func (g *guard) Write(p []byte) (int, error) {
 	g.out.scan(p, g.request, nil)
-	return g.Conn.Write(p)
+	n, err := g.Conn.Write(p)
+	if err == nil {
+		g.written()
+	}
+	return n, err
+}
+
+// written notes when requests went out. The client writes each with one call.
+func (g *guard) written() {
+	now := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, r := range g.produces {
+		if r.at.IsZero() {
+			r.at = now
+			g.produces[id] = r
+		}
+	}
+}
+
+// Close closes the connection.
+func (g *guard) Close() error {
+	if g.silence != nil {
+		g.silence.forget(g)
+	}
+	return g.Conn.Close()
 }
 
 // Read looks at the answers in p before the client gets them.
 func (g *guard) Read(p []byte) (int, error) {
 	n, err := g.Conn.Read(p)
 	g.in.scan(p[:n], g.answer, g.check)
+	if gone := g.gone.Load(); err != nil && gone != nil {
+		err = *gone
+	}
 	return n, err
 }
 
 // request notes a produce; it never keeps a request's body.
 func (g *guard) request(head []byte) (keep bool) {
-	if len(head) < requestHeader || binary.BigEndian.Uint16(head[4:]) != keyProduce {
-		return false
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.owing++
+	if len(head) < requestHeader {
+		return false
+	}
+	key := binary.BigEndian.Uint16(head[4:])
+	if key != keyProduce && key != keyAddPartitionsToTxn && key != keyEndTxn {
+		return false
+	}
 	if len(g.produces) >= maxProducesInFlight {
 		clear(g.produces)
 	}
-	g.produces[int32(binary.BigEndian.Uint32(head[8:]))] = int16(binary.BigEndian.Uint16(head[6:]))
+	g.produces[int32(binary.BigEndian.Uint32(head[8:]))] = asked{key: key, version: int16(binary.BigEndian.Uint16(head[6:]))}
+	if g.silence != nil {
+		g.silence.wrote()
+	}
 	return false
 }
 
 // answer keeps the body of the answer to a produce.
 func (g *guard) answer(head []byte) (keep bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.owing--
 	if len(head) < answerHeader {
 		return false
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	_, ok := g.produces[int32(binary.BigEndian.Uint32(head[4:]))]
+	id := int32(binary.BigEndian.Uint32(head[4:]))
+	r, ok := g.produces[id]
+	if ok && r.key != keyProduce {
+		delete(g.produces, id)
+		g.took(r)
+		return false
+	}
 	return ok
+}
+
+// took tells how long the answer to r took.
+func (g *guard) took(r asked) {
+	if g.silence != nil && !r.at.IsZero() {
+		g.silence.answered(question{g.addr, r.key}, time.Since(r.at))
+	}
 }
 
 // check reports the errors in the answer to a produce.
 func (g *guard) check(head, body []byte) {
 	id := int32(binary.BigEndian.Uint32(head[4:]))
 	g.mu.Lock()
-	version := g.produces[id]
+	r := g.produces[id]
 	delete(g.produces, id)
 	g.mu.Unlock()
-	if codes := produceErrors(version, body); len(codes) > 0 {
+	g.took(r)
+	if codes := produceErrors(r.version, body); len(codes) > 0 {
 		g.answered(codes)
 	}
 }

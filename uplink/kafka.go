@@ -12,7 +12,8 @@
 // is judged in one function (classify.go): the pump stops, waits until nothing
 // is in flight, and hands the open records over again in their order
 // (recover.go), or sets one aside that can never be taken. A connection that
-// reads along (guard.go, route.go) sees to it that nothing overtakes meanwhile. Since the
+// reads along (guard.go, route.go) sees to it that nothing overtakes meanwhile; one that is
+// dead without a word is found by its silence (silence.go). Since the
 // client is idempotent and what was acknowledged is never sent again, duplicates
 // come only from a crash. With delivery exactly once (exact.go, session.go,
 // position.go) not from that either.
@@ -52,6 +53,7 @@ type Kafka struct {
 	options []kgo.Opt
 	health  *health
 	pace    *pace
+	silence *silence
 	exact   *exact         // nil: at least once
 	helpers sync.WaitGroup // goroutines that Run waits for
 	quiet   limiter
@@ -85,6 +87,7 @@ func New(cfg Config) (*Kafka, error) {
 	k := &Kafka{
 		cfg:     cfg,
 		pace:    pace,
+		silence: newSilence(),
 		encoder: newEncoder(cfg.Agent, topic, key),
 		window:  newWindow(cfg.WindowRecords, cfg.WindowBytes, cfg.Reader.AckRun),
 		health:  &health{}, renewAfter: renewAfter, quietAfter: quietAfter, stir: make(chan struct{}, 1),
@@ -131,6 +134,7 @@ func (k *Kafka) Run(ctx context.Context) error {
 func (k *Kafka) attend(ctx context.Context) {
 	k.helpers.Go(func() { k.watch(ctx) })
 	k.helpers.Go(func() { k.probe(ctx) })
+	k.helpers.Go(func() { k.listen(ctx) })
 	if k.cfg.Link != nil {
 		k.helpers.Go(func() { _ = k.cfg.Link.Run(ctx) }) // it always returns nil
 	}
@@ -233,10 +237,17 @@ func (k *Kafka) watch(ctx context.Context) {
 // dial opens a connection to a broker: the socket with a meter, TLS, the pace, and a
 // guard on top.
 func (k *Kafka) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	return k.cfg.Spread.Dial(ctx, addr, func(ctx context.Context) (net.Conn, error) { return k.dialNow(ctx, network, addr) })
+	return k.cfg.Spread.Dial(ctx, addr, func(ctx context.Context) (net.Conn, error) {
+		g, err := k.dialNow(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		k.silence.watch(g, addr)
+		return g, nil
+	})
 }
 
-func (k *Kafka) dialNow(ctx context.Context, network, addr string) (net.Conn, error) {
+func (k *Kafka) dialNow(ctx context.Context, network, addr string) (*guard, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	plain := net.Dialer{KeepAlive: 15 * time.Second}
@@ -244,7 +255,8 @@ func (k *Kafka) dialNow(ctx context.Context, network, addr string) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	conn = meter{conn, k.pace}
+	socket := newMeter(conn, k.pace)
+	conn = socket
 	if k.cfg.TLS != nil {
 		config, err := k.cfg.tlsFor(addr)
 		if err != nil {
@@ -258,7 +270,9 @@ func (k *Kafka) dialNow(ctx context.Context, network, addr string) (net.Conn, er
 		}
 		conn = secure
 	}
-	return newGuard(newPacedConn(conn, k.pace), k.answered), nil
+	g := newGuard(newPacedConn(conn, k.pace), k.answered)
+	g.socket = socket
+	return g, nil
 }
 
 // dataLoss is told when a broker no longer knows of records that it had

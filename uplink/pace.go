@@ -97,15 +97,37 @@ func (p *pace) window(most int) int {
 	return int(min(float64(most), max(minRateWindow, windowTime*p.rate)))
 }
 
-// meter counts what is written to a socket.
+// meter counts what is written to a socket, and knows when bytes moved last.
 type meter struct {
 	net.Conn
-	pace *pace
+	pace        *pace
+	wrote, read instant
+
+	// Of silence.go.
+	queued int // bytes that the other end had not taken yet
+	taken  time.Time
 }
 
-func (m meter) Write(b []byte) (int, error) {
+func newMeter(c net.Conn, p *pace) *meter {
+	m := &meter{Conn: c, pace: p}
+	m.wrote.now()
+	m.read.now()
+	return m
+}
+
+func (m *meter) Write(b []byte) (int, error) {
 	n, err := m.Conn.Write(b)
-	m.pace.spend(n)
+	if m.pace.spend(n); n > 0 {
+		m.wrote.now()
+	}
+	return n, err
+}
+
+func (m *meter) Read(b []byte) (int, error) {
+	n, err := m.Conn.Read(b)
+	if n > 0 {
+		m.read.now()
+	}
 	return n, err
 }
 

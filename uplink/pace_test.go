@@ -212,7 +212,7 @@ func TestPacedConn(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, p := &sink{}, newPace(rate)
-				c := newPacedConn(meter{s, p}, p)
+				c := newPacedConn(newMeter(s, p), p)
 				_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 				if tt.act != nil {
 					time.AfterFunc(min(tt.took, 10*time.Second), func() { tt.act(c) })
