@@ -206,9 +206,9 @@ func TestPatience(t *testing.T) {
 		}
 	}
 	want(time.Second)
-	for _, d := range []time.Duration{2, 4, 8, 15, 15} {
+	for _, d := range []time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second, 15 * time.Second} {
 		_ = s.close(g, q, time.Now())
-		want(d * time.Second)
+		want(d)
 	}
 	s.answered(q, 2*time.Second)
 	want(15 * time.Second)
