@@ -39,9 +39,10 @@ type ahead struct {
 	open  bool   // it is still read; only the last run is
 }
 
-// settle moves the cursor as far as everything before it is delivered.
+// settle moves the cursor as far as everything before it is delivered. Without a run
+// ahead only acknowledgements move it.
 func (c *cursor) settle() {
-	if c.main >= c.read { // nothing of it is in flight
+	if len(c.ahead) > 0 && c.main >= c.read { // nothing of it is in flight
 		c.main = max(c.main, c.past)
 	}
 	for len(c.ahead) > 0 && c.ahead[0].first <= c.main+1 {

@@ -167,11 +167,21 @@ func (w *cursorWalk) drain() {
 		w.check()
 		p := place{lane: &lane{}, cursor: w.c, id: w.c.id, next: w.main}
 		p.pass()
-		if w.c.acked >= w.newest && len(w.queues) == 0 {
+		if w.c.acked >= w.last() && len(w.c.ahead) == 0 && len(w.queues) == 0 {
 			return
 		}
 	}
 	w.t.Fatalf("seed %d: it never ends: %s", w.seed, w)
+}
+
+// last is the last number that is there. In a log a gap record for those behind it
+// follows them.
+func (w *cursorWalk) last() uint64 {
+	n := w.newest
+	for n > 0 && w.gone[n] {
+		n--
+	}
+	return n
 }
 
 // check holds the cursor against the set.

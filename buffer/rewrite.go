@@ -117,7 +117,7 @@ func (w *rewriter) finish(skips []span, cursors map[string]uint64) (*segment, er
 		err = w.commit()
 	}
 	if err == nil { // the file grew ahead of what it holds
-		err = os.Truncate(w.seg.temporary(), w.seg.bytes)
+		err = shorten(w.seg.temporary(), w.seg.bytes)
 	}
 	if err == nil {
 		err = w.seg.db.Sync()
@@ -133,6 +133,15 @@ func (w *rewriter) finish(skips []span, cursors map[string]uint64) (*segment, er
 	}
 	w.seg.skips = skips
 	return w.seg, nil
+}
+
+// shorten cuts a file off, through a descriptor as all that is done to a segment.
+func shorten(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Close())
 }
 
 // pour hands the stretches of s to put, in order and without what a later file
