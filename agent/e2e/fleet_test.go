@@ -43,7 +43,7 @@ const linkEnv = "SLUICE_FLEET_LINK"
 // TestFleetLink is no test but that process. It obeys lines on standard input, "cut"
 // and "heal", and prints one after a minute: how many connections it took in each
 // second since it healed, and how many agents came for the first time.
-func TestFleetLink(t *testing.T) {
+func TestFleetLink(*testing.T) {
 	at := os.Getenv(linkEnv)
 	if at == "" {
 		return
