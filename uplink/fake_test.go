@@ -25,9 +25,8 @@ var _ Log = (*buffer.Reader)(nil)
 
 const incarnation = "0badcafe"
 
-// patience ends a test that hangs; nothing is measured by it. It is longer than a
-// transaction may take (30 s), which some have to wait for on a busy machine.
-const patience = 90 * time.Second
+// patience ends a test that hangs; nothing is measured by it.
+const patience = 30 * time.Second
 
 // memLog is a log in memory.
 type memLog struct {

@@ -107,9 +107,7 @@ func (m *marks) add(t *testing.T) func(*kgo.Record) {
 }
 
 // share is the part of new records where there are both: from the first new one
-// behind a late one of each partition on. While there is a choice the uplink sends
-// neither kind for longer than the other, so that what late ones come beyond the
-// longest stretch of new ones came while nothing new was there.
+// behind a late one of each partition on.
 func (m *marks) share() float64 {
 	fresh, all := 0, 0
 	for _, stream := range m.stream {
@@ -121,31 +119,11 @@ func (m *marks) share() float64 {
 		if begin < 0 {
 			continue
 		}
-		lateRuns, freshRuns := stretches(stream[first+begin:])
-		longest := slices.Max(freshRuns)
-		for _, n := range freshRuns {
-			fresh, all = fresh+n, all+n
-		}
-		for _, n := range lateRuns {
-			all += min(n, longest)
+		for _, late := range stream[first+begin:] {
+			if all++; !late {
+				fresh++
+			}
 		}
 	}
 	return float64(fresh) / float64(max(1, all))
-}
-
-// stretches are the lengths of the runs of late and of new records.
-func stretches(stream []bool) (late, fresh []int) {
-	for len(stream) > 0 {
-		n := slices.Index(stream, !stream[0])
-		if n < 0 {
-			n = len(stream)
-		}
-		if stream[0] {
-			late = append(late, n)
-		} else {
-			fresh = append(fresh, n)
-		}
-		stream = stream[n:]
-	}
-	return late, fresh
 }
