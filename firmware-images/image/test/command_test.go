@@ -45,7 +45,7 @@ func (p *plant) order(b update.Bundle) {
 // proves itself, and the status topic tells of each phase and of the new version.
 // The gateway reaches nothing but the Kafka and its machine.
 func TestUpdateOverTheCommandTopic(t *testing.T) {
-	g := newGateway(t)
+	g := newGateway(t, trialEnv)
 	bundle, err := os.Open(filepath.Join(made(t), "bundles", "good.raucb"))
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func TestUpdateOverTheCommandTopic(t *testing.T) {
 	}
 	statuses := g.plant.reads("sluice.status")
 	began, ordered, told := time.Now(), false, map[string]bool{}
-	for end := time.Now().Add(10 * time.Minute); !told["version 0.2.0"]; {
+	for end := time.Now().Add(patience); !told["version 0.2.0"]; {
 		if time.Now().After(end) {
 			t.Fatalf("told: %v\n%s", told, tail(g.console(), 3000))
 		}

@@ -138,18 +138,12 @@ func (p *plant) count() int64 {
 	return n
 }
 
-// first waits until Kafka holds a record.
-func (p *plant) first(limit time.Duration) {
-	p.t.Helper()
-	p.arrives(1, limit)
-}
-
 // arrives waits until Kafka holds at least n records.
-func (p *plant) arrives(n int64, limit time.Duration) {
+func (p *plant) arrives(n int64) {
 	p.t.Helper()
-	for end := time.Now().Add(limit); p.count() < n; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); p.count() < n; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			p.t.Fatalf("kafka holds %d records after %s, not %d", p.count(), limit, n)
+			p.t.Fatalf("kafka holds %d records after %s, not %d", p.count(), patience, n)
 		}
 	}
 }
@@ -170,7 +164,7 @@ func (p *plant) verdict(sluice string) {
 		}
 		return missing
 	}
-	for end := time.Now().Add(2 * time.Minute); len(lost()) > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(patience); len(lost()) > 0 && time.Now().Before(end); {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		p.client.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
 			found[string(r.Value)]++

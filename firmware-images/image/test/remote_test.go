@@ -80,12 +80,12 @@ func (r *remote) tell(script string) {
 
 // do waits until the runner has done the script, and returns what it said and
 // its exit status.
-func (r *remote) do(m *machine, limit time.Duration, script string) (said string, status int) {
+func (r *remote) do(m *machine, script string) (said string, status int) {
 	m.t.Helper()
 	r.tell(script)
-	m.wait(limit, `test: begin`)
+	m.wait(`test: begin`)
 	from := m.seen
-	groups := m.wait(limit, `test: end (\d+)`)
+	groups := m.wait(`test: end (\d+)\s`)
 	status, _ = strconv.Atoi(groups[1])
 	return m.console()[from:m.seen], status
 }

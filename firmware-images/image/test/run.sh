@@ -60,12 +60,12 @@ case ${1-} in
 again) again ;;
 boot)
   verdicts
-  go test -tags images -count=1 -timeout 10m -v -run 'TestBootToTheFirstRecord|TestNothingOfTestsIsReleased' ./firmware-images/image/test/
+  go test -tags images -count=1 -timeout 20m -v -run 'TestBootToTheFirstRecord|TestNothingOfTestsIsReleased' ./firmware-images/image/test/
   ;;
 all)
   again
   firmware-images/image/test/variants.sh
-  go test -tags images -count=1 -timeout 120m -v -run "${2:-.}" ./firmware-images/image/test/
+  go test -tags images -count=1 -timeout 180m -v -run "${2:-.}" ./firmware-images/image/test/
   ;;
 *) fail "boot, again or all" ;;
 esac
