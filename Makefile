@@ -53,7 +53,7 @@ bench: build
 
 # What the surroundings could change in a binary is set here: the same source, version and Go give the same bytes.
 CROSS := GOFLAGS=-mod=readonly GOEXPERIMENT= GOFIPS140=off GOOS=linux GOAMD64=v1 GOARM64=v8.0
-ARCHES ?= armv6 armv7 arm64 amd64
+ARCHES ?= armv6 armv7 arm64 riscv64 amd64
 cross:
 	@set -e; for name in $(ARCHES); do \
 	  case $$name in armv*) arch=arm arm=$${name#armv};; *) arch=$$name arm=;; esac; \

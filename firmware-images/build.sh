@@ -41,7 +41,7 @@ stage() {
   find "$STAGE" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 }
 
-# openwrt prints the targets of OpenWrt that run the binary. Those without floating point in hardware are not among them.
+# openwrt prints the targets of OpenWrt that run the binary. Those without floating point in hardware are not among them, nor those of riscv64.
 openwrt() {
   case $1 in
   armv6) echo arm_arm1176jzf-s_vfp ;;

@@ -8,7 +8,7 @@ readonly nfpm=github.com/goreleaser/nfpm/v2@v2.44.0
 readonly gomod=github.com/CycloneDX/cyclonedx-gomod@v1.10.0
 readonly roots=golang.org/x/crypto/x509roots/fallback@v0.0.0-20261030153154-30a33513ff6d
 readonly cyclonedx_lib=11.12.0 # of PyPI, the validator
-readonly arches=(armv6 armv7 arm64 amd64)
+readonly arches=(armv6 armv7 arm64 riscv64 amd64)
 
 dist=${DIST:-dist}
 cache=${SLUICE_BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sluice-build}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a second time: from a copy of the sources in another folder, with empty build and module caches, other HOME,
 # GOFLAGS, GOAMD64, locale, time zone, umask and file times, and compares SHA256SUMS with those of dist, which `make packages`
-# has made. Arguments are the binaries to build again, all by default (armv6, armv7, arm64, amd64); the others are taken
+# has made. Arguments are the binaries to build again, all by default (armv6, armv7, arm64, riscv64, amd64); the others are taken
 # as they are. What is made of the binaries is always made again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -13,8 +13,8 @@ trap 'rm -rf "$work"' EXIT
 version=${VERSION:?is set by the Makefile}
 
 # Names of the architectures, by folder of dist/packages.
-declare -A deb_arch=([armv6]=armhf [armv7]=armhf [arm64]=arm64 [amd64]=amd64)
-declare -A rpm_arch=([armv6]=armv6hl [armv7]=armv7hl [arm64]=aarch64 [amd64]=x86_64)
+declare -A deb_arch=([armv6]=armhf [armv7]=armhf [arm64]=arm64 [riscv64]=riscv64 [amd64]=amd64)
+declare -A rpm_arch=([armv6]=armv6hl [armv7]=armv7hl [arm64]=aarch64 [riscv64]=riscv64 [amd64]=x86_64)
 
 scripts() {
   local files
@@ -85,7 +85,7 @@ rpms() {
 image() {
   local platform digest layers layer manifest
   skopeo copy --quiet --all "oci:$dist/oci:$version" "dir:$work/image" || fail "skopeo cannot copy the image: a digest is wrong"
-  for platform in amd64 arm64 arm; do
+  for platform in amd64 arm64 arm riscv64; do
     skopeo inspect --override-os linux --override-arch "$platform" "oci:$dist/oci:$version" >"$work/inspect" || fail "skopeo inspect $platform"
     [ "$(jq -r .Architecture "$work/inspect")" = "$platform" ] || fail "skopeo inspect $platform: $(cat "$work/inspect")"
   done

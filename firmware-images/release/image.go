@@ -48,6 +48,7 @@ var platforms = []struct {
 	{"arm64", platform{"arm64", "linux", ""}},
 	{"armv7", platform{"arm", "linux", "v7"}},
 	{"armv6", platform{"arm", "linux", "v6"}},
+	{"riscv64", platform{"riscv64", "linux", ""}},
 }
 
 // layout writes blobs into an OCI image layout (OCI Image Format Specification

@@ -34,7 +34,7 @@ func (m Module) dirHash() (string, error) {
 
 // Binary is a built program and what its build information says.
 type Binary struct {
-	Arch     string // as in the file's name: armv6, armv7, arm64, amd64
+	Arch     string // as in the file's name: armv6, armv7, arm64, riscv64, amd64
 	Path     string
 	SHA256   string
 	Go       string // such as go1.26.8

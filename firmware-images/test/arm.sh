@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the ARM binaries under qemu-user on the oldest processor that each is for, and shows that the armv7 one does not
+# Runs the binaries of ARM and RISC-V under qemu-user on the oldest processor that each is for, and shows that the armv7 one does not
 # run on ARMv6: so the armv6 one is what it is called. Each agent stores an event, which the amd64 one reads.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -45,7 +45,8 @@ command -v qemu-arm >/dev/null || need qemu-user
 store armv6 qemu-arm -cpu arm1176
 store armv7 qemu-arm -cpu cortex-a7
 store arm64 qemu-aarch64 -cpu cortex-a53
+store riscv64 qemu-riscv64
 status=0
 { (ulimit -c 0; exec qemu-arm -cpu arm1176 "$dist/sluice-linux-armv7" version); } >"$work/log" 2>&1 || status=$?
 [ "$status" -eq 132 ] || fail "the armv7 binary ended with $status on an arm1176, not with SIGILL (132): $(cat "$work/log")"
-say "armv6 runs on arm1176, armv7 on cortex-a7, arm64 on cortex-a53; armv7 on arm1176 ends with SIGILL; amd64 reads what they wrote"
+say "armv6 runs on arm1176, armv7 on cortex-a7, arm64 on cortex-a53, riscv64 on rv64gc; armv7 on arm1176 ends with SIGILL; amd64 reads what they wrote"

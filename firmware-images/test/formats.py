@@ -11,7 +11,7 @@ import tarfile
 import zlib
 
 # The names that Alpine and OpenWrt have for what each folder of dist/packages holds.
-ALPINE = {"armv6": "armhf", "armv7": "armv7", "arm64": "aarch64", "amd64": "x86_64"}
+ALPINE = {"armv6": "armhf", "armv7": "armv7", "arm64": "aarch64", "riscv64": "riscv64", "amd64": "x86_64"}
 OPENWRT = {"armv6": "arm_", "armv7": "arm_", "arm64": "aarch64_", "amd64": "x86_64"}
 
 
