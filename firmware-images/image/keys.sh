@@ -1,15 +1,27 @@
 #!/usr/bin/env bash
 # Makes what update bundles are signed with: keys.sh FOLDER writes ca.pem, ca-key.pem, cert.pem and key.pem (P-256). A CA and
 # not one self-signed certificate: the signing key can be replaced without touching a gateway. Keep ca-key.pem offline.
+# Where ca.pem and ca-key.pem are there and cert.pem and key.pem are not, it makes a new signing key below that CA. It overwrites nothing.
 set -euo pipefail
 [ $# = 1 ] || { echo "keys.sh FOLDER" >&2; exit 2; }
 umask 077
 mkdir -p "$1"
 cd "$1"
-[ ! -e ca.pem ] || { echo "keys.sh: $1/ca.pem is there already" >&2; exit 1; }
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca-key.pem -out ca.pem.new -days 7300 -subj "/O=Sluice/CN=Sluice update CA" 2>/dev/null
-openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out request -subj "/O=Sluice/CN=Sluice updates" 2>/dev/null
+for file in cert.pem key.pem; do
+  [ ! -e $file ] || { echo "keys.sh: $1/$file is there already; move cert.pem and key.pem away for a new signing key" >&2; exit 1; }
+done
+if [ ! -e ca.pem ] && [ ! -e ca-key.pem ]; then
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca-key.pem.new -out ca.pem.new -days 7300 -subj "/O=Sluice/CN=Sluice update CA" 2>/dev/null
+  mv ca-key.pem.new ca-key.pem
+  mv ca.pem.new ca.pem
+fi
+for file in ca.pem ca-key.pem; do
+  [ -s $file ] || { echo "keys.sh: $1/$file is missing, and the other half of the CA is there" >&2; exit 1; }
+done
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem.new -out request -subj "/O=Sluice/CN=Sluice updates" 2>/dev/null
 printf 'keyUsage=critical,digitalSignature\nextendedKeyUsage=emailProtection\nbasicConstraints=CA:FALSE\n' >extensions
-openssl x509 -req -in request -CA ca.pem.new -CAkey ca-key.pem -CAcreateserial -days 1825 -extfile extensions -out cert.pem 2>/dev/null
-rm -f request extensions ca.srl ca.pem.srl ./*.srl
-mv ca.pem.new ca.pem
+serial=0x$(openssl rand -hex 16)
+openssl x509 -req -in request -CA ca.pem -CAkey ca-key.pem -set_serial "$serial" -days 1825 -extfile extensions -out cert.pem.new 2>/dev/null
+rm -f request extensions
+mv key.pem.new key.pem
+mv cert.pem.new cert.pem

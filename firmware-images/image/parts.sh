@@ -181,7 +181,7 @@ kernel() {
   cp "$root/usr/bin/busybox" "$start/bin/"
   arm64 "$root" "$root/usr/bin/busybox" --list | grep -v '^busybox$' | xargs -I{} ln -s busybox "$start/bin/{}"
   install -m 755 $image/boot/init "$start/init"
-  printf '%s\n' virtio_mmio virtio_blk virtio_scsi sd_mod usb-storage nvme ahci xhci-pci sdhci-pci sdhci-acpi sdhci-iproc bcm2835 squashfs ext4 i6300esb softdog |
+  printf '%s\n' virtio_mmio virtio_blk virtio_scsi sd_mod usb-storage nvme ahci xhci-pci sdhci-pci sdhci-acpi sdhci-iproc bcm2835 squashfs ext4 i6300esb bcm2835_wdt sbsa_gwdt softdog |
     needed "$version" | while read -r file; do
     xz -dc "$file" >"$start/lib/modules/$(basename "$file" .xz)"
     basename "$file" .ko.xz

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -43,12 +45,15 @@ func released(t testing.TB) string {
 	return path
 }
 
-// The image as it is released, with a config that was put on its EFI partition,
-// boots and delivers.
+// The image as it is released, on a larger disk whose rest goes to the data
+// partition and with a config on its EFI partition, both as the README says, boots
+// and delivers.
 func TestBootToTheFirstRecord(t *testing.T) {
 	p := newPlant(t)
 	m := newMachine(t, released(t))
 	m.provision(map[string]string{"sluice.yaml": p.config(), "50-lan.network": "[Match]\nName=e*\n[Network]\nDHCP=ipv4\n"})
+	run(t, "truncate", "--size=+256M", m.disk)
+	run(t, "sgdisk", "-e", "-d", "4", "-n", "4:526336:0", "-c", "4:data", m.disk)
 	p.publish(200 * time.Millisecond)
 	power := time.Now()
 	m.on()
@@ -63,10 +68,18 @@ func TestBootToTheFirstRecord(t *testing.T) {
 	if got := m.state(); got != "good=A trial=none bad=none floor="+os.Getenv("VERSION") {
 		t.Errorf("boot state: %s", got)
 	}
+	config := m.data("/etc/sluice")
 	for _, name := range []string{"sluice.yaml", "network/50-lan.network"} {
-		if _, err := os.Stat(filepath.Join(m.data("/etc/sluice"), name)); err != nil {
+		if _, err := os.Stat(filepath.Join(config, name)); err != nil {
 			t.Errorf("it was not taken from the EFI partition: %v", err)
 		}
+	}
+	size := regexp.MustCompile(`Block count: +(\d+)\n(?s:.*)Block size: +4096\n`).FindStringSubmatch(run(t, "dumpe2fs", "-h", filepath.Join(m.dir, "data.img")))
+	if size == nil {
+		t.Fatal("dumpe2fs does not tell the size of the data partition in blocks of 4096 bytes")
+	}
+	if blocks, _ := strconv.Atoi(size[1]); blocks < 511*mib/4096 {
+		t.Errorf("the file system of the data partition has %d blocks of 4096 bytes: it has not grown", blocks)
 	}
 	if list := run(t, "mdir", "-b", "-i", m.esp(), "::"); strings.Contains(list, "sluice/") {
 		t.Errorf("the config is still on the EFI partition:\n%s", list)

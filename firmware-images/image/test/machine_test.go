@@ -38,7 +38,6 @@ const (
 	slotB     = 161 * mib
 	slotSize  = 96 * mib
 	dataStart = 257 * mib
-	dataSize  = 256 * mib
 )
 
 // patience is for whatever a test waits for: long enough for a machine that is
@@ -202,7 +201,7 @@ func (m *machine) write(at int64, content []byte) {
 func (m *machine) data(path string) string {
 	m.t.Helper()
 	part, out := filepath.Join(m.dir, "data.img"), filepath.Join(m.dir, "data")
-	run(m.t, "dd", "if="+m.disk, "of="+part, "bs=1M", fmt.Sprintf("skip=%d", dataStart/mib), fmt.Sprintf("count=%d", dataSize/mib), "status=none")
+	run(m.t, "dd", "if="+m.disk, "of="+part, "bs=1M", fmt.Sprintf("skip=%d", dataStart/mib), "status=none", "conv=sparse")
 	mended := new(exec.ExitError)
 	if out, err := exec.Command("e2fsck", "-fy", part).CombinedOutput(); err != nil && !(errors.As(err, &mended) && mended.ExitCode() == 1) {
 		m.t.Fatalf("e2fsck of the data partition: %v\n%s", err, out)

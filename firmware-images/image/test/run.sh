@@ -23,7 +23,7 @@ if ! { [ -f "$dist/image/sluice-$VERSION-arm64.img.gz" ] && dpkg-deb --fsys-tarf
   fi
 fi
 rm -f "$packed"
-need qemu-system-arm qemu-efi-aarch64 mtools e2fsprogs
+need qemu-system-arm qemu-efi-aarch64 mtools e2fsprogs gdisk
 DIST=$(realpath "$dist")
 export DIST VERSION
 
@@ -38,9 +38,31 @@ verdicts() {
   foreign=$(mktemp -d)
   firmware-images/image/keys.sh "$foreign/keys"
   ! rauc info --keyring="$foreign/keys/ca.pem" "$bundle" >/dev/null 2>&1 || fail "a foreign CA passes"
+  rotation "$foreign/keys" "$bundle"
   rm -rf "$foreign"
   say "rauc info: $(sed -n "s/^\(Compatible\|Version\|Bundle Format\): *//p" "$STAGE/rauc" | tr -s '\t\n' ' ')verified; by a foreign CA not"
   attestations
+}
+
+# rotation KEYS BUNDLE changes the keys as the README says: a new signing key of the same CA passes, a keyring of the old CA
+# and the new one takes bundles of both.
+rotation() {
+  local payload=$1/payload time
+  cat "$dist/image/update-ca.pem" "$1/ca.pem" >"$1/both.pem"
+  mkdir "$payload" "$1/old"
+  head -c 100000 /dev/urandom >"$payload/rootfs.img"
+  printf '[update]\ncompatible=sluice-arm64-efi\nversion=1\n\n[bundle]\nformat=verity\n\n[image.rootfs]\nfilename=rootfs.img\n' >"$payload/manifest.raucm"
+  for time in first second; do
+    rauc --cert="$1/cert.pem" --key="$1/key.pem" bundle "$payload" "$1/$time.raucb" >"$STAGE/rauc" 2>&1 || fail "rauc bundle: $(cat "$STAGE/rauc")"
+    mv "$1/cert.pem" "$1/key.pem" "$1/old/"
+    firmware-images/image/keys.sh "$1"
+  done
+  cmp -s "$1/key.pem" "$1/old/key.pem" && fail "keys.sh made the same key again"
+  rauc info --keyring="$1/ca.pem" "$1/second.raucb" >"$STAGE/rauc" 2>&1 || fail "a new signing key of the same CA: $(cat "$STAGE/rauc")"
+  for bundle in "$2" "$1/first.raucb" "$1/second.raucb"; do
+    rauc info --keyring="$1/both.pem" "$bundle" >"$STAGE/rauc" 2>&1 || fail "a keyring of both CAs: $(cat "$STAGE/rauc")"
+  done
+  say "keys: a new signing key of the same CA passes, a keyring of two CAs takes bundles of both"
 }
 
 # again makes the image a second time, elsewhere and from the same Debian packages, and compares.
