@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -194,14 +195,17 @@ func (o *Offline) Export(ctx context.Context, class string, visit func(incarnati
 	if err != nil {
 		return fmt.Errorf("class %q: %w", class, err)
 	}
+	if err = chooseFiles(segs, class); err != nil {
+		return err
+	}
 	var next uint64
 	for i, s := range segs {
-		end := ^uint64(0) // a file that took over after a failure replaces what follows its first number
-		if i+1 < len(segs) {
-			end = segs[i+1].about.First
-		}
+		end := nextFirst(segs, i) // a file that took over replaces what follows its first number
 		file, _ := filepath.Rel(o.dir, s.path)
 		err := s.load()
+		if err == nil && s.bad {
+			err = fmt.Errorf("%w: it is of another place, or the file that it was made of is still there and holds more", errDamaged)
+		}
 		if err == nil {
 			err = s.each(func(first uint64, block []byte) error {
 				_, r, err := o.codec.decode(block, class)
@@ -231,4 +235,15 @@ func (o *Offline) Export(ctx context.Context, class string, visit func(incarnati
 		}
 	}
 	return nil
+}
+
+// chooseFiles marks the files bad that a start would not go by.
+func chooseFiles(segs []*segment, class string) error {
+	silent := slog.New(slog.DiscardHandler)
+	for _, s := range segs {
+		if err := s.examine(class, silent); err != nil {
+			return err
+		}
+	}
+	return preferWhole(segs, silent)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,29 +47,51 @@ func openSegments(dir, class string, log *slog.Logger) ([]*segment, error) {
 }
 
 // preferWhole looks at files of which a later generation is there, too: a crash
-// came before the older one was removed. Where blocks of the later one are damaged
-// and the older one is whole it is that one that counts.
+// came before the older one was removed. It is the older one that counts where it
+// is whole and the later one is not, or ends before it: then that one has lost its
+// last commit, and what is left of it is whole as far as it goes.
 func preferWhole(segs []*segment, log *slog.Logger) error {
-	for i := 1; i < len(segs); i++ {
-		a, b := segs[i-1], segs[i]
-		if a.bad || b.bad || a.about.First != b.about.First || a.tally.last < b.tally.last {
+	for i, later := range segs {
+		older := generationBefore(segs, i)
+		if later.bad || older == nil || older.tally.last < later.tally.last {
 			continue
 		}
-		later, err := b.whole()
-		if err != nil {
-			return err
+		if later.tally.last >= min(older.tally.last, sealedAt(segs, i)) {
+			if whole, err := later.whole(); err != nil {
+				return err
+			} else if whole {
+				continue
+			}
 		}
-		if later {
-			continue
-		}
-		if older, err := a.whole(); err != nil {
+		if whole, err := older.whole(); err != nil {
 			return err
-		} else if older {
-			log.Error("a segment is damaged and will be set aside; the one that it was made of is still there", "file", b.path)
-			b.condemn(false)
+		} else if whole {
+			log.Error("a segment is damaged and will be set aside; the one that it was made of is still there", "file", later.path)
+			later.condemn(false)
 		}
 	}
 	return nil
+}
+
+// generationBefore is the generation of segs[i] before it that is not damaged.
+func generationBefore(segs []*segment, i int) *segment {
+	for j := i - 1; j >= 0 && segs[j].about.First == segs[i].about.First; j-- {
+		if !segs[j].bad {
+			return segs[j]
+		}
+	}
+	return nil
+}
+
+// sealedAt is the last number that segs[i] can hold: the next file of its buffer
+// took over after that.
+func sealedAt(segs []*segment, i int) uint64 {
+	for _, s := range segs[i+1:] {
+		if !s.bad && s.about.First > segs[i].about.First && s.about.Incarnation == segs[i].about.Incarnation {
+			return s.about.First - 1
+		}
+	}
+	return math.MaxUint64
 }
 
 // whole reports whether everything that was committed can be read. An error says
@@ -124,8 +147,9 @@ func rescueSegments(segs []*segment, class string, ours func(incarnation string)
 			continue
 		case fresh == nil:
 			continue
-		case i > 0 && !segs[i-1].bad && segs[i-1].about.First == s.about.First && segs[i-1].tally.last >= fresh.tally.last:
-			if err := fresh.remove(); err != nil { // the generation before holds as much
+		}
+		if older := generationBefore(segs, i); older != nil && older.tally.last >= fresh.tally.last { // it holds as much
+			if err := fresh.remove(); err != nil {
 				log.Warn("remove a segment", "file", fresh.path, "error", err)
 			}
 			continue

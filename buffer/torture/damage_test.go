@@ -62,7 +62,6 @@ type tally struct {
 	cases, failed, dead, left int
 	slowest                   float64
 	refusal                   string
-	examples                  []string
 }
 
 // ruin is the whole test.
@@ -70,9 +69,16 @@ type ruin struct {
 	dir, kept string
 	originals []*original
 
-	mu    sync.Mutex
-	kinds map[string]*tally
-	saved int
+	mu       sync.Mutex
+	kinds    map[string]*tally
+	saved    int
+	failures []string // each failed directory, for the end of the output
+}
+
+func (r *ruin) fail(what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failures = append(r.failures, what)
 }
 
 func (r *ruin) shapeFor(k kind, n int) string {
@@ -130,7 +136,7 @@ func (r *ruin) work(t *testing.T, n int, cases <-chan damageCase) {
 		dir := filepath.Join(r.dir, fmt.Sprintf("case-%d", n))
 		v, dead, err := r.one(&h, dir, &c, false)
 		if err != nil {
-			t.Errorf("%s, shape %s, seed %d: the rig failed: %v", c.Kind, c.Shape, c.Seed, err)
+			r.fail(fmt.Sprintf("%s, shape %q, seed %d: the rig failed: %v", c.Kind, c.Shape, c.Seed, err))
 			continue
 		}
 		c.Problems = v.Problems
@@ -273,15 +279,12 @@ func (r *ruin) note(t *testing.T, c damageCase, v verdict, dead bool) {
 	if dead {
 		k.dead++
 	}
-	if len(k.examples) >= 3 {
-		return
-	}
 	where := "not kept"
-	if r.saved < 30 {
+	if k.failed <= 3 && r.saved < 30 {
 		r.saved++
 		where = r.keep(t, c)
 	}
-	k.examples = append(k.examples, fmt.Sprintf("%s: shape %q, seed %d (%s): %s\n      %s", where, c.Shape, c.Seed, c.Damage, v, "again: "+envReplay+"="+where))
+	r.failures = append(r.failures, fmt.Sprintf("%s, shape %q, seed %d (%s): %s\n      again: %s=%s", c.Kind, c.Shape, c.Seed, c.Damage, v, envReplay, where))
 }
 
 // keep saves what is needed to see a failure again: the originals and the case.
@@ -306,6 +309,7 @@ func (r *ruin) keep(t *testing.T, c damageCase) string {
 func (r *ruin) report(t *testing.T, seed uint64, all int) {
 	t.Logf("%-40s %5s %6s %9s %9s %9s %8s", "kind of damage", "cases", "failed", "survived", "of files", "told too", "slowest")
 	failed, slowest := 0, 0.0
+	var broken []string
 	for _, kind := range kinds {
 		k := r.kinds[kind.name]
 		bad := k.failed + k.left
@@ -315,7 +319,10 @@ func (r *ruin) report(t *testing.T, seed uint64, all int) {
 			t.Logf("    no start can mend it: %s", strings.ReplaceAll(k.refusal, r.dir, ""))
 		}
 		if bad > 0 {
-			t.Errorf("%s: %d of %d failed (%d killed or silenced their process, %d not tried after that)\n    %s", kind.name, bad, k.cases, k.dead, k.left, strings.Join(k.examples, "\n    "))
+			broken = append(broken, fmt.Sprintf("%s (%d of %d)", kind.name, bad, k.cases))
+		}
+		if k.left > 0 {
+			t.Errorf("%s: %d killed or silenced their process, %d were not tried after that", kind.name, k.dead, k.left)
 		}
 		if share := float64(k.TouchedCame) / float64(max(1, k.Touched)); requireSurvivors && k.Touched > 0 && share < kind.survives {
 			t.Errorf("%s: %.3f of the events in damaged files survived, %.3f must", kind.name, share, kind.survives)
@@ -324,7 +331,11 @@ func (r *ruin) report(t *testing.T, seed uint64, all int) {
 	if all < 1000 {
 		t.Errorf("only %d directories", all)
 	}
-	t.Logf("SUMMARY damage: seed %d, %d directories of %d kinds and %d shapes, %d failed, slowest open %.0f ms", seed, all, len(kinds), len(shapes), failed, slowest)
+	for _, f := range r.failures { // last, where whoever sees only the end of the output sees them
+		t.Error(f)
+	}
+	t.Logf("SUMMARY damage: seed %d, %d directories of %d kinds and %d shapes, %d failed%s, slowest open %.0f ms", seed, all, len(kinds), len(shapes), failed,
+		strings.TrimRight(": "+strings.Join(broken, ", "), ": "), slowest)
 }
 
 // replay opens one kept case again, with the product's log.

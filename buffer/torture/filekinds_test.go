@@ -27,8 +27,7 @@ var fileKinds = []kind{
 		v.add(v.segmentName(v.class()), v.bytes(v.rnd.IntN(100_000)))
 	}},
 	{name: "rubbish as a later generation", cases: 15, survives: 1, do: func(v *victim) {
-		path := v.segment().Path // of generation 0, or a few more
-		v.add(path[:len(path)-len("0000.seg")]+fmt.Sprintf("%04d.seg", 7+v.rnd.IntN(3)), v.bytes(v.rnd.IntN(100_000)))
+		v.add(laterName(v.segment().Path, 7+v.rnd.IntN(3)), v.bytes(v.rnd.IntN(100_000)))
 	}},
 	{name: "rubbish with an absurd number", cases: 10, survives: 1, do: func(v *victim) {
 		seq := ^uint64(0) - uint64(v.rnd.IntN(3))
@@ -90,8 +89,9 @@ var fileKinds = []kind{
 		s := v.segment()
 		b, err := os.ReadFile(v.path(s.Path))
 		v.fail(err)
-		v.add(strings.Replace(s.Path, "-0000.seg", fmt.Sprintf("-%04d.seg", 1+v.rnd.IntN(3)), 1), b)
+		v.add(laterName(s.Path, 7+v.rnd.IntN(3)), b)
 	}},
+	{name: "later generation damaged, the older one there", cases: 42, survives: 1, do: laterGeneration},
 	{name: "two segments swapped", cases: 15, do: swapped},
 	{name: "left-over temporary files", cases: 12, simple: true, survives: 1, do: leftOvers},
 	{name: "folder of an unknown class", cases: 10, simple: true, survives: 1, do: func(v *victim) {
@@ -259,6 +259,37 @@ func otherIncarnation(v *victim) {
 		return
 	}
 	v.replace(first.Path, v.foreign(class))
+}
+
+// laterName is the name of a later generation of a segment, which is of generation
+// 0, or a few more.
+func laterName(path string, gen int) string {
+	return path[:len(path)-len("0000.seg")] + fmt.Sprintf("%04d.seg", gen)
+}
+
+// laterGeneration leaves what a crash does that comes before the file is removed
+// that a segment was made anew of, and damages the new one.
+func laterGeneration(v *victim) {
+	s := v.segment()
+	b, err := os.ReadFile(v.path(s.Path))
+	v.fail(err)
+	switch v.rnd.IntN(4) {
+	case 0:
+		v.note("its older meta page twice")
+		b = olderMeta(b)
+	case 1:
+		v.note("cut")
+		b = b[:v.rnd.IntN(len(b))]
+	case 2:
+		v.note("a live page is zeroed")
+		clear(page(b, v.livePage(b)))
+	default:
+		v.note("bits")
+		for range 1 + v.rnd.IntN(100) {
+			b[v.rnd.IntN(len(b))] ^= 1 << v.rnd.IntN(8)
+		}
+	}
+	v.add(laterName(s.Path, 7), b)
 }
 
 func swapped(v *victim) {

@@ -133,15 +133,15 @@ func pageOfAnother(v *victim) {
 }
 
 // oldMeta makes the commit before the newest the only one that is known.
-func oldMeta(v *victim) {
-	v.inSegment(func(b []byte) []byte {
-		older, newer := page(b, 0), page(b, 1)
-		if le64(older[metaTxid:]) > le64(newer[metaTxid:]) {
-			older, newer = newer, older
-		}
-		copy(newer, older)
-		return b
-	})
+func oldMeta(v *victim) { v.inSegment(olderMeta) }
+
+func olderMeta(b []byte) []byte {
+	older, newer := page(b, 0), page(b, 1)
+	if le64(older[metaTxid:]) > le64(newer[metaTxid:]) {
+		older, newer = newer, older
+	}
+	copy(newer, older)
+	return b
 }
 
 // cycle points an element of a branch page to the page itself or to the one

@@ -1,0 +1,95 @@
+package buffer
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"sluice/drivers"
+)
+
+// twoGenerations leaves a directory as a crash does that comes after a segment
+// was made anew and before the one that it was made of is removed. It returns
+// the new one, and how many events the directory holds.
+func twoGenerations(t *testing.T) (c Config, later string, events int) {
+	t.Helper()
+	c = config(t, func(c *Config) { c.Classes[0].KeepBytes, c.Memory = 4<<20, 1 }) // segments of 512 KiB: made anew in one commit
+	r := start(t, c)
+	putNoise(t, r, 0, 900)
+	r.crash()
+	older := segmentFiles(t, c.Dir)[1]
+	s := &segment{path: older}
+	if !s.parseName() {
+		t.Fatalf("%s is no segment", older)
+	}
+	err := s.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := rewriteLarger(t.Context(), filepath.Dir(older), s, nil)
+	if err = errors.Join(err, s.close()); err != nil {
+		t.Fatal(err)
+	}
+	return c, fresh.path, 900
+}
+
+// TestALaterGenerationThatLostItsLastCommit is not preferred to the file that it
+// was made of: what is left of it is whole, and ends early.
+func TestALaterGenerationThatLostItsLastCommit(t *testing.T) {
+	c, later, events := twoGenerations(t)
+	b, err := os.ReadFile(later)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page, txid = 4096, 16 + 48
+	if bytes.Compare(reverse(b[txid:][:8]), reverse(b[page+txid:][:8])) > 0 { // little-endian
+		copy(b[:page], b[page:])
+	} else {
+		copy(b[page:2*page], b)
+	}
+	if err := os.WriteFile(later, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := &segment{path: later}
+	if err := errors.Join(s.load(), s.close()); err != nil || s.tally.events > 0 {
+		t.Fatalf("the damage left %d events, %v", s.tally.events, err)
+	}
+	wantAll(t, c, events)
+	if left := segmentFiles(t, c.Dir); slices.Contains(left, later) {
+		t.Errorf("the damaged file is still in its place: %v", left)
+	}
+}
+
+// TestALaterGenerationCounts where both are whole: the older one is removed.
+func TestALaterGenerationCounts(t *testing.T) {
+	c, later, events := twoGenerations(t)
+	before := segmentFiles(t, c.Dir)
+	wantAll(t, c, events)
+	if left := segmentFiles(t, c.Dir); len(left) != len(before)-1 || !slices.Contains(left, later) {
+		t.Errorf("%v became %v", before, left)
+	}
+}
+
+// wantAll makes sure that the export and the next life give each event once.
+func wantAll(t *testing.T, c Config, events int) {
+	t.Helper()
+	o, err := OpenOffline(c.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported := 0
+	err = o.Export(t.Context(), "process", func(string, uint64, drivers.Event) error { exported++; return nil }, func(Finding) {})
+	if err = errors.Join(err, o.Close()); err != nil || exported != events {
+		t.Errorf("%d events of %d are exported, %v", exported, events, err)
+	}
+	r := start(t, c)
+	for i, e := range collect(t, r.reader("central"), events)[:events] {
+		if e.seq != uint64(i+1) || e.Type == TypeGap {
+			t.Fatalf("number %d is %s %.40q", e.seq, e.Type, e.Payload)
+		}
+	}
+	r.stop()
+}
