@@ -162,6 +162,10 @@ func probeSource(ctx context.Context, cfg *config.Config, s *config.Source) Prob
 		}
 		r := mqtt.Probe(ctx, c)
 		p.MQTT, p.Checks = &r, mqttChecks(r)
+		if s.MQTT.TLS != nil && !encrypts(s.MQTT.Servers) {
+			p.Checks = append(p.Checks, uplink.Check{What: "tls", OK: true, Warning: true,
+				Detail: "has no effect, since no server is ssl:// or wss://: what is sent, the password too, can be read on the way"})
+		}
 		return p
 	}
 	m, err := modbusConfig(s.Name, s.Modbus, slog.New(slog.DiscardHandler))
@@ -198,7 +202,7 @@ func mqttChecks(r mqtt.ProbeResult) (out []uplink.Check) {
 		if c.OK {
 			c.Detail = "connected as " + r.ClientID
 			if s.Broker != "" {
-				c.Detail += ", " + s.Broker
+				c.Detail += fmt.Sprintf(", the broker calls itself %q", s.Broker)
 			}
 		}
 		if s.TLS != nil && s.TLS.OK && !s.TLS.Expires.IsZero() {

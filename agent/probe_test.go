@@ -76,7 +76,7 @@ func TestProbeTellsOfEachPart(t *testing.T) {
 version: 1
 agent: { id: gw-1, data_dir: %s }
 sources:
-  line: { mqtt: { servers: [ "tcp://%s", "tcp://127.0.0.1:1" ], subscribe: [ { filter: "factory/#" }, { filter: "a", qos: 0 } ] } }
+  line: { mqtt: { servers: [ "tcp://%s", "tcp://127.0.0.1:1" ], tls: { server_name: x }, subscribe: [ { filter: "factory/#" }, { filter: "a", qos: 0 } ] } }
   bus: { modbus: { connection: "tcp://%s", timeout: 5s, devices: { m: { unit: 1, tags: { good: { read: input, at: 3, type: int16 }, bad: { read: input, at: 500, type: int16 } } } } } }
   gone: { modbus: { connection: "tcp://127.0.0.1:1", timeout: 100ms, devices: { m: { unit: 1, tags: { t: { read: input, at: 3, type: int16 } } } } } }
 uplinks:
@@ -89,6 +89,7 @@ uplinks:
 		detail      string
 	}{
 		"source line: broker tcp://127.0.0.1:1":              {false, false, "connection refused"},
+		"source line: tls":                                   {true, true, "has no effect"},
 		"source line: filter factory/#":                      {true, false, "QoS 1 granted, class process"},
 		"source bus: device m (unit 1)":                      {true, false, "1 of 2 tags read with 2 requests"},
 		"source bus: tag m.bad":                              {false, false, "input 500: exception-2"},

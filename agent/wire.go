@@ -103,13 +103,18 @@ func (a *Agent) mqttSource(cfg *config.Config, name string, c *config.MQTT) (*mq
 	return mqtt.New(m)
 }
 
+// encrypts says whether some server of an MQTT source speaks TLS.
+func encrypts(servers []string) bool {
+	return slices.ContainsFunc(servers, func(s string) bool { return strings.HasPrefix(s, "ssl:") || strings.HasPrefix(s, "wss:") })
+}
+
 // mqttConfig is what a source of the config makes of it, without a sink.
 func mqttConfig(cfg *config.Config, name string, c *config.MQTT, log *slog.Logger) (mqtt.Config, error) {
 	tls, err := clientTLS(c.TLS, log.With("source", name))
 	if err != nil {
 		return mqtt.Config{}, fmt.Errorf("mqtt.tls: %w", err)
 	}
-	if !slices.ContainsFunc(c.Servers, func(s string) bool { return strings.HasPrefix(s, "ssl:") || strings.HasPrefix(s, "wss:") }) {
+	if !encrypts(c.Servers) {
 		tls = nil // settings for servers that are not there (yet)
 	}
 	m := mqtt.Config{

@@ -115,7 +115,11 @@ func bufferStat(c *call, o *buffer.Offline, js bool) error {
 			}
 			last, events, kib = max(last, s.Last), events+s.Events, kib+s.Bytes>>10
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%d\n", k.Name, len(k.Segments), first, last, events, kib, from.Format(time.RFC3339), bad)
+		begins := "-" // it holds nothing
+		if events > 0 {
+			begins = from.Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%d\n", k.Name, len(k.Segments), first, last, events, kib, begins, bad)
 	}
 	fmt.Fprint(w, "\nCLASS\tUPLINK\tDELIVERED UP TO\n")
 	for _, k := range classes {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"sluice/agent/config"
@@ -86,6 +87,9 @@ func Main(ctx context.Context, p Process) int {
 		usage(p.Err)
 		return exitUsage
 	}
+	if p.Args[0] == "help" && len(p.Args) > 1 {
+		p.Args = append(slices.Clone(p.Args[1:]), "-h")
+	}
 	switch p.Args[0] {
 	case "-h", "--help", "-help", "help":
 		usage(p.Out)
@@ -113,8 +117,9 @@ func execute(ctx context.Context, p Process, cmd command) error {
 	if cmd.name != "simulate" { // it has flags of its own
 		for _, a := range c.rest {
 			if a == "-h" || a == "--help" || a == "-help" {
-				fmt.Fprintf(p.Out, "sluice %s %s\n\n%s\n\nexit status: 0 done, 1 failed at run time, 2 wrong usage or invalid config, 3 a check found something\n\nflags:\n", cmd.name, cmd.args, cmd.does)
+				help(p.Out, cmd, c.rest)
 				c.flags.SetOutput(p.Out)
+				break
 			}
 		}
 	}
@@ -176,14 +181,6 @@ func finish(p Process, name string, err error) int {
 		fmt.Fprintf(p.Err, "sluice %s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
 		return exitFailed
 	}
-}
-
-func usage(w io.Writer) {
-	fmt.Fprint(w, "Sluice reads MQTT and Modbus at the edge, buffers durably, and forwards to Kafka.\n\nusage: sluice COMMAND [flags]\n\n")
-	for _, cmd := range commands() {
-		fmt.Fprintf(w, "  %-13s %s\n", cmd.name, cmd.does)
-	}
-	fmt.Fprint(w, "\n-c FILE names the config (default /etc/sluice/sluice.yaml, or SLUICE_CONFIG).\n-h after a command shows its flags. Exit status: 0 done, 1 failed at run time,\n2 wrong usage or invalid config, 3 a check found something.\n")
 }
 
 // load reads the config that -c names.

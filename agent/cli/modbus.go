@@ -56,21 +56,11 @@ func modbusCommand(ctx context.Context, c *call) error {
 		}
 	}
 	if word == "" && slices.ContainsFunc(c.rest, func(a string) bool { return a == "-h" || a == "--help" || a == "-help" }) {
-		fmt.Fprintf(c.Out, "  those of each verb: sluice modbus VERB -h\n\n%s\n%s\n", modbusUsage(""), modbusWords)
+		c.flags.PrintDefaults()
+		fmt.Fprintf(c.Out, "\n%s\n", modbusWords)
 		return flag.ErrHelp
 	}
 	return usageError{fmt.Errorf("modbus: unknown %q (scan, read, write, profiles, profile)", word)}
-}
-
-// modbusUsage is how a verb is called; "" for all.
-func modbusUsage(name string) string {
-	var b strings.Builder
-	for _, v := range modbusVerbs() {
-		if name == "" || v.name == name {
-			fmt.Fprintf(&b, "sluice modbus %s %s\n    %s\n", v.name, v.args, v.does)
-		}
-	}
-	return b.String()
 }
 
 // words reads the flags, which may stand before, between and behind the words,
@@ -87,7 +77,9 @@ func (c *call) words(v modbusVerb) (words []string, err error) {
 		}
 		if err := c.flags.Parse(rest); errors.Is(err, flag.ErrHelp) {
 			c.flags.PrintDefaults()
-			fmt.Fprintf(c.Out, "\n%s\n%s\n", modbusUsage(v.name), modbusWords)
+			if strings.Contains(v.args, "TARGET") {
+				fmt.Fprintf(c.Out, "\n%s\n", modbusWords)
+			}
 			return nil, err
 		} else if err != nil {
 			return nil, c.wrong("%w", err)

@@ -31,10 +31,10 @@ type formFlags struct {
 func (f *formFlags) declare(c *call, words string) {
 	c.flags.StringVar(&f.Type, "type", "uint16", "`type` of a value: "+strings.Join(modbus.Types(), ", ")+words)
 	c.flags.StringVar(&f.Order, "order", "", "byte `order`: "+strings.Join(modbus.Orders(), ", ")+words+" (default ABCD)")
-	c.flags.Float64Var(&f.Scale, "scale", 1, "the value is multiplied by `this`")
-	c.flags.Float64Var(&f.Offset, "offset", 0, "and then `this` is added")
+	c.flags.Float64Var(&f.Scale, "scale", 1, "the value is multiplied by this `number`")
+	c.flags.Float64Var(&f.Offset, "offset", 0, "this `number` is added, after scale")
 	c.flags.IntVar(&f.Length, "length", 0, "`registers` of a string or of bytes")
-	c.flags.IntVar(&f.base, "base", 0, "`what` the manual's addresses start from, 0 or 1")
+	c.flags.IntVar(&f.base, "base", 0, "0 or 1 (`first`): what the manual's addresses start from")
 	c.flags.DurationVar(&f.timeout, "timeout", 0, "longest wait for an answer (default the source's, or 500ms)")
 	c.flags.BoolVar(&f.json, "json", false, "print JSON")
 }
@@ -82,7 +82,7 @@ func (r readAs) text() string {
 func modbusRead(ctx context.Context, c *call, v modbusVerb) error {
 	var f formFlags
 	f.declare(c, "; all shows every one")
-	number := c.flags.Int("count", 1, "`how many` values")
+	number := c.flags.Int("count", 1, "this `number` of values in a row")
 	watch := c.flags.Bool("watch", false, "again each second until Ctrl-C")
 	words, err := c.words(v)
 	if err != nil {

@@ -20,7 +20,7 @@ func replay(ctx context.Context, c *call) error {
 	var r control.ReplayRequest
 	c.flags.StringVar(&r.Class, "class", "", "`class` of the events")
 	from := c.flags.String("from", "", "`time` of the first event: 2026-01-02T03:04:05Z, or an age such as 90m")
-	to := c.flags.String("to", "0s", "`time` that the events are before, in the same forms")
+	to := c.flags.String("to", "", "`time` that the events are before, in the same forms (default: now)")
 	c.flags.StringVar(&r.Uplink, "uplink", "", "`uplink` that sends them")
 	c.flags.StringVar(&r.Topic, "topic", "", "another `topic`, with the same placeholders (default: the uplink's own)")
 	js := c.flags.Bool("json", false, "print each step as a JSON line")
@@ -35,6 +35,9 @@ func replay(ctx context.Context, c *call) error {
 	now := time.Now()
 	if r.From, err = moment(now, *from); err != nil {
 		return usageError{fmt.Errorf("replay: --from %w", err)}
+	}
+	if *to == "" {
+		*to = "0s"
 	}
 	if r.To, err = moment(now, *to); err != nil {
 		return usageError{fmt.Errorf("replay: --to %w", err)}

@@ -174,9 +174,9 @@ func Explain(err error) error {
 	case errors.As(err, &e):
 		return fmt.Errorf("exception %d, %s", e.ExceptionCode, or(exceptions[e.ExceptionCode], "which the specification doesn't know"))
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w: nobody listens there, or the device takes one connection only and another program, perhaps the running agent, has it (stop that one first)", err)
+		return fmt.Errorf("%w: nobody listens there, or the device takes one connection only and another program, such as a running agent, has it (stop that one first)", err)
 	case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EWOULDBLOCK):
-		return fmt.Errorf("%w: another program, perhaps the running agent, has the port (stop that one first)", err)
+		return fmt.Errorf("%w: another program, such as a running agent, has the port (stop that one first)", err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: not allowed for this user (is it in the group of the port, often dialout?)", err)
 	case errors.Is(err, errDial):
@@ -184,11 +184,21 @@ func Explain(err error) error {
 	case errors.Is(err, errInvalid):
 		return fmt.Errorf("%w: is it Modbus with these line settings, and is there one unit only with this number?", err)
 	case errors.As(err, &network) && network.Timeout():
-		return errors.New("no answer in time: check unit number and wiring, or allow more time with --timeout (behind a gateway more than its own)")
+		return errors.New("no answer in time: check unit number and wiring, or allow a longer timeout (behind a gateway longer than its own)")
 	default:
-		return fmt.Errorf("%w (a device that takes one connection only closes the others: does the running agent have it?)", err)
+		return fmt.Errorf("%w (a device that takes one connection only closes the others: does another program, such as a running agent, have it?)", err)
 	}
 }
+
+// requestError is a request of a source that failed. Its text is that of Explain,
+// which says what to look at.
+type requestError struct {
+	request string // such as "read holding 0 to 9 of unit 3"
+	cause   error
+}
+
+func (e *requestError) Error() string { return e.request + ": " + Explain(e.cause).Error() }
+func (e *requestError) Unwrap() error { return e.cause }
 
 // Reason puts an error of a request into the word that readings use for it:
 // timeout, connection, invalid or exception-N.

@@ -223,8 +223,8 @@ func TestExplain(t *testing.T) {
 	}{
 		{&mb.ModbusError{FunctionCode: 0x83, ExceptionCode: 11}, "no unit answers the gateway"},
 		{&mb.ModbusError{FunctionCode: 0x83, ExceptionCode: 99}, "exception 99, which the specification doesn't know"},
-		{fmt.Errorf("open /dev/ttyUSB0: %w", syscall.EBUSY), "another program, perhaps the running agent, has the port"},
-		{fmt.Errorf("lock /dev/ttyUSB0: %w", syscall.EWOULDBLOCK), "another program, perhaps the running agent, has the port"},
+		{fmt.Errorf("open /dev/ttyUSB0: %w", syscall.EBUSY), "another program, such as a running agent, has the port"},
+		{fmt.Errorf("lock /dev/ttyUSB0: %w", syscall.EWOULDBLOCK), "another program, such as a running agent, has the port"},
 		{fmt.Errorf("open /dev/ttyUSB0: %w", syscall.EACCES), "dialout"},
 		{fmt.Errorf("%w: %w", errDial, syscall.ECONNREFUSED), "takes one connection only"},
 		{fmt.Errorf("%w: %w", errDial, syscall.EHOSTUNREACH), "check address and cable"},

@@ -121,7 +121,7 @@ func TestSilentDeviceSaysSoOnceThenEachHeartbeat(t *testing.T) {
 	if gap := second.Time.Sub(first.Time); gap < 400*time.Millisecond {
 		t.Errorf("said it again after %v, the heartbeat is 400ms", gap)
 	}
-	if st := s.Stats(); st.Up || st.Devices[0].Up || !strings.Contains(st.LastError, "device d: read holding 0 to 0 of unit 1") {
+	if st := s.Stats(); st.Up || st.Devices[0].Up || !strings.Contains(st.LastError, "device d: read holding 0 to 0 of unit 1: no answer in time: check unit number and wiring") {
 		t.Errorf("stats of a silent device: %+v", st)
 	}
 	silent.Store(false)

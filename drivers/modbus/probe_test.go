@@ -46,7 +46,7 @@ func TestProbeSaysWhatIsReadable(t *testing.T) {
 	}
 	for range 2 { // it learns nothing
 		got := probed(t, s)
-		if !strings.HasPrefix(got[0].Error, "read holding 1 to 7 of unit 1: ") || !strings.Contains(got[1].Error, "read input 3 to 3 of unit 7: ") {
+		if !strings.HasPrefix(got[0].Error, "read holding 1 to 7 of unit 1: exception 2, illegal address") || !strings.Contains(got[1].Error, "read input 3 to 3 of unit 7: exception 11, no unit answers the gateway") {
 			t.Errorf("errors %q and %q", got[0].Error, got[1].Error)
 		}
 		got[0].Error, got[1].Error = "", ""

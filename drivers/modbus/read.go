@@ -197,7 +197,7 @@ func (s *Source) exchange(ctx context.Context, unit byte, r *request, o *outcome
 			return data, nil
 		}
 		if left--; left <= 0 || !repeatable(err) || ctx.Err() != nil {
-			return nil, fmt.Errorf("read %v %d to %d of unit %d: %w", r.table, r.at, r.at+r.count-1, unit, err)
+			return nil, &requestError{fmt.Sprintf("read %v %d to %d of unit %d", r.table, r.at, r.at+r.count-1, unit), err}
 		}
 	}
 }

@@ -171,7 +171,7 @@ func (c *conn) readPacket() error {
 		return err
 	}
 	if !c.greeted && h.kind != typeConnack {
-		return &protocolError{"something before CONNACK; is this an MQTT broker?"}
+		return errNotGreeted
 	}
 	if h.kind == typePublish {
 		return c.readMessage(h)

@@ -40,6 +40,10 @@ type protocolError struct{ what string }
 
 func (e *protocolError) Error() string { return "the broker broke the MQTT protocol: " + e.what }
 
+// errNotGreeted is a first packet that is no CONNACK (MQTT 3.1.1 §3.2): most often
+// something else than a broker listens there.
+var errNotGreeted = &protocolError{"something before CONNACK; is this an MQTT broker?"}
+
 // header is the fixed header of a packet, MQTT 3.1.1 §2.2.
 type header struct {
 	kind   byte // control packet type

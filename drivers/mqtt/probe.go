@@ -132,6 +132,9 @@ func probeServer(ctx context.Context, cfg Config, server *url.URL) ServerProbe {
 // tlsConfig gives settings that note the server's certificate; nil without TLS.
 func (p *ServerProbe) tlsConfig(cfg Config, server *url.URL) (*tls.Config, error) {
 	if !secure(server) {
+		if cfg.TLS != nil {
+			p.Warnings = append(p.Warnings, "tls has no effect on "+server.Scheme+"://: what is sent, the password too, can be read on the way (ssl:// and wss:// have TLS)")
+		}
 		return nil, nil
 	}
 	p.TLS = &TLSProbe{}

@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"slices"
 	"strings"
@@ -94,6 +96,8 @@ func TestProbeSaysWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = gone.Close()
+	web := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(web.Close)
 	for _, c := range []struct {
 		name   string
 		change func(*Config)
@@ -110,6 +114,7 @@ func TestProbeSaysWhatIsWrong(t *testing.T) {
 		}, "read the password", true, false},
 		{"a filter that is refused", func(c *Config) { c.Servers = []string{"tcp://" + picky} }, `refuses the filter "plant/#"`, true, true},
 		{"TLS where there is none", func(c *Config) { c.Servers = []string{"ssl://" + picky} }, "does it expect TLS or MQTT on another port", true, false},
+		{"no broker", func(c *Config) { c.Servers = []string{"tcp://" + web.Listener.Addr().String()} }, "is this an MQTT broker?", true, false},
 		{"no TLS files", func(c *Config) {
 			c.Servers, c.TLS = []string{"ssl://" + picky}, func() (*tls.Config, error) { return nil, errSilent }
 		}, "tls: ", false, false},
@@ -130,6 +135,14 @@ func TestProbeSaysWhatIsWrong(t *testing.T) {
 	if r := Probe(t.Context(), Config{}); !strings.Contains(r.Error, "servers: is empty") || r.OK() {
 		t.Errorf("an empty config: %+v", r)
 	}
+}
+
+func TestProbeWarnsOfTLSThatHasNoEffect(t *testing.T) {
+	t.Parallel()
+	_, addr := newMochi(t, nil, nil)
+	cfg := baseConfig(nil, "tcp://"+addr, "ssl://127.0.0.1:1")
+	cfg.TLS = always(&tls.Config{})
+	wantWarning(t, Probe(t.Context(), cfg).Servers[0], "tls has no effect on tcp://")
 }
 
 func TestProbeShowsCertificates(t *testing.T) {

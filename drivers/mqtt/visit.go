@@ -99,6 +99,9 @@ func (v *visit) ask(p packets.ControlPacket, answer byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		if answer == typeConnack && h.kind != typeConnack {
+			return nil, errNotGreeted
+		}
 		if h.kind == typePublish {
 			if err := v.take(h); err != nil {
 				return nil, err

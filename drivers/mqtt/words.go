@@ -78,7 +78,7 @@ func explainSocket(err error) string {
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return "no route to the broker: check the address and the cable"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "the connection was reset by the broker or something on the way"
+		return "the connection was reset by the broker or something on the way: does it expect TLS on this port, or none?"
 	case errors.As(err, &dns):
 		return fmt.Sprintf("the name %q cannot be resolved: check it and the DNS server", dns.Name)
 	case errors.As(err, &path):

@@ -212,6 +212,9 @@ func (j *job) result() *Result {
 	r.Began, r.Ended, r.Warnings = j.begin, time.Now(), j.warnings
 	r.Unread = len(j.failures) > 0
 	r.Incomplete = append(slices.Clone(j.failures), r.Incomplete...)
+	if r.Totals.Lanes == 0 {
+		r.Warnings = append(r.Warnings, "nothing was judged: these topics have no record of such agents and classes in this range of time, so nothing is proven")
+	}
 	for _, t := range j.topics {
 		r.Topics = append(r.Topics, Topic{Cluster: t.cluster.no, Name: t.name, Partitions: len(t.partitions), CutPartitions: t.cuts})
 	}
