@@ -20,6 +20,7 @@ type session struct {
 	x      *exact
 	client *kgo.Client
 	window *window
+	topics learner
 	large  bool // for one event that is too large for a usual batch
 
 	// The open transaction, or the last one.
@@ -41,13 +42,14 @@ func (x *exact) open(ctx context.Context) (_ *session, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{x: x, client: client, large: x.large, upTo: positions{}, counts: map[string]uint64{}}
+	s := &session{x: x, client: client, topics: newLearner(client), large: x.large, upTo: positions{}, counts: map[string]uint64{}}
 	cfg := &x.k.cfg
 	s.window = newWindow(max(1, cfg.WindowRecords>>x.shrink), max(minWindowBytes>>2, cfg.WindowBytes>>x.shrink), func(string, uint32, uint64) {})
 	if s.large {
 		s.window.large = largestBatch
 	}
 	s.window.produce = func(r *kgo.Record) {
+		s.topics.meet(r.Topic)
 		// Not the caller's ctx: its end must not give back what may still be delivered.
 		client.Produce(context.Background(), r, s.window.finish)
 	}
@@ -276,6 +278,7 @@ func (s *session) commit(ctx context.Context) error {
 	defer cancel()
 	topic := s.x.k.cfg.PositionTopic
 	written := make(chan error, 1)
+	s.topics.meet(topic)
 	s.client.Produce(context.Background(), s.x.record(s.upTo), func(_ *kgo.Record, err error) { written <- err })
 	err := s.window.wait(ctx, func() bool { return s.window.records == 0 || s.window.troubled })
 	if err == nil && s.window.isTroubled() {
@@ -293,6 +296,9 @@ func (s *session) commit(ctx context.Context) error {
 	}
 	if err := s.client.Flush(ctx); err != nil {
 		return &stepError{"", "send", err}
+	}
+	if err := s.topics.await(ctx); err != nil {
+		return &stepError{"", "commit a transaction", err}
 	}
 	if err := s.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return &stepError{"", "commit a transaction", err}
