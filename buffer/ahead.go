@@ -83,9 +83,10 @@ func (c *cursor) run(id uint32) *ahead {
 	return nil
 }
 
-// reach is the highest number that its readings were given.
+// reach is the highest number that its readings were given, or moved past because a
+// gap record stands for it. Such a record must not go unsaid before they come to it.
 func (c *cursor) reach() uint64 {
-	at := max(c.acked, c.read)
+	at := max(c.acked, c.read, c.sure)
 	if n := len(c.ahead); n > 0 {
 		at = max(at, c.ahead[n-1].read)
 	}
@@ -137,7 +138,7 @@ func (c *cursor) rewind() {
 		}
 	}
 	done := c.delivered()
-	c.main, c.past, c.read, c.ahead = c.acked, c.acked, c.acked, nil
+	c.main, c.past, c.read, c.sure, c.ahead = c.acked, c.acked, c.acked, c.acked, nil
 	for _, s := range done {
 		c.ahead = append(c.ahead, ahead{first: s.first, read: s.last, acked: s.last})
 	}

@@ -10,7 +10,7 @@ import (
 // that no gap record stands for yet get one first, with the reason that is owed
 // for them; without one they are damaged.
 func (p *place) bridge(ctx context.Context, last uint64, cause error) error {
-	err := p.account(ctx, func() ([]chan error, bool) { return p.lane.explain(p.next, last, cause) })
+	err := p.account(ctx, func() ([]chan error, bool) { return p.lane.explain(p.cursor, p.next, last, cause) })
 	if err == nil {
 		p.next = last + 1
 	}
@@ -23,7 +23,7 @@ func (p *place) thinned(ctx context.Context, r *run) error {
 	if r.first > p.next { // as in read: look again after that
 		return p.bridge(ctx, r.first-1, nil)
 	}
-	err := p.account(ctx, func() ([]chan error, bool) { return p.lane.explainThinned(p.next, r) })
+	err := p.account(ctx, func() ([]chan error, bool) { return p.lane.explainThinned(p.cursor, p.next, r) })
 	if err == nil {
 		p.rest = r
 	}
@@ -59,7 +59,7 @@ func (p *place) account(ctx context.Context, explain func() (done []chan error, 
 
 // explainThinned queues a gap record for what is missing from r from pos on, as
 // explain does.
-func (l *lane) explainThinned(pos uint64, r *run) (done []chan error, queued bool) {
+func (l *lane) explainThinned(c *cursor, pos uint64, r *run) (done []chan error, queued bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.gapsQueued > 0 {
@@ -67,6 +67,7 @@ func (l *lane) explainThinned(pos uint64, r *run) (done []chan error, queued boo
 	}
 	missing := subtract(holes(pos, r.last(), r.seqs), l.recordedSpans(pos, r.last()))
 	if len(missing) == 0 {
+		c.sure = max(c.sure, r.last())
 		return nil, false
 	}
 	from, to := r.times()
@@ -115,15 +116,16 @@ func (l *lane) neverWritten(first, last uint64) bool {
 // explain queues gap records for the parts of first to last that no durable one
 // stands for, and returns what tells when they are; queued says that records are
 // on their way already and nothing was done. What gap records in that range had
-// said is said again, since they can't be read either.
-func (l *lane) explain(first, last uint64, cause error) (done []chan error, queued bool) {
+// said is said again, since they can't be read either. When there is nothing more to
+// be said c is past these numbers, under the same lock: the records that stand for
+// them may be dropped right after it.
+func (l *lane) explain(c *cursor, first, last uint64, cause error) (done []chan error, queued bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.gapsQueued > 0 {
 		return nil, true
 	}
-	parts, again := l.unexplained(first, last)
-	for _, g := range append(parts, again...) {
+	for _, g := range inFew(l.unexplained(first, last)) {
 		log := l.log
 		if cause != nil {
 			log = log.With("error", cause)
@@ -131,11 +133,14 @@ func (l *lane) explain(first, last uint64, cause error) (done []chan error, queu
 		log.Warn("events are not there to be sent; a gap record stands for them", "first", g.First, "last", g.Last, "reason", g.Reason)
 		done = append(done, l.tellGap(g))
 	}
+	if len(done) == 0 {
+		c.sure = max(c.sure, last)
+	}
 	return done, false
 }
 
 // unexplained lists the parts of first to last that no durable gap record stands
-// for, by reason, and what gap records within those parts had said.
+// for, by reason, and what gap records that were there had said.
 func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
 	for _, m := range subtract([]span{{first, last}}, l.recordedSpans(first, last)) {
 		reason := reasonCorrupt
@@ -161,7 +166,7 @@ func (l *lane) unexplained(first, last uint64) (parts, again []gap) {
 		told = append(told, span{p.First, p.Last})
 	}
 	for _, d := range l.debts {
-		if d.At == 0 || !within(d.At) {
+		if d.At == 0 || d.At < first || d.At > last {
 			continue
 		}
 		if missing := subtract(subtract(d.spans(), l.recordedSpans(d.First, d.Last)), sortSpans(told)); len(missing) > 0 {

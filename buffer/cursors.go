@@ -13,6 +13,7 @@ type cursor struct {
 	acked uint64 // everything up to here is delivered or accounted for
 	saved uint64 // what is durable
 	read  uint64 // what its reader was given in order, up to here; 0: nothing yet
+	sure  uint64 // up to here a reading found gap records for what is not there, or told of it, and will not look again
 	live  bool   // the uplink is in the config and reads this class
 	until uint64 // not in the config any more: it was to get everything up to here
 

@@ -61,9 +61,10 @@ func (l *lane) owe(debts ...debt) {
 	}
 }
 
-// forgive forgets the debts that every uplink is durably past, those that a
-// durable gap record stands for, and those of dropped records that nobody will
-// miss. The caller holds the lock.
+// forgive forgets the debts that every uplink is durably past, those for numbers that
+// a durable gap record stands for, and those of dropped records that said what others
+// say or nobody will miss. That a gap record stands for the dropped one itself is not
+// enough: an uplink may have refused it. The caller holds the lock.
 func (l *lane) forgive() {
 	low := l.minSaved()
 	var owed []span
@@ -74,14 +75,14 @@ func (l *lane) forgive() {
 	}
 	sortSpans(owed)
 	l.debts = slices.DeleteFunc(l.debts, func(d debt) bool {
-		first, last := d.place()
-		return last <= low || l.recorded(first, last) ||
-			d.At > 0 && (l.said(d) || len(subtract([]span{{d.First, d.Last}}, owed)) == 0 && !l.straddled(d))
+		_, last := d.place()
+		return last <= low || l.said(d) ||
+			d.At > 0 && len(subtract([]span{{d.First, d.Last}}, owed)) == 0 && !l.straddled(d)
 	})
 }
 
-// said reports whether durable gap records say what the dropped one did. The
-// caller holds the lock.
+// said reports whether durable gap records say all that is owed. The caller holds
+// the lock.
 func (l *lane) said(d debt) bool {
 	return len(subtract(d.spans(), l.recordedSpans(d.First, d.Last))) == 0
 }
@@ -98,12 +99,6 @@ func (l *lane) straddled(d debt) bool {
 	return false
 }
 
-// recorded reports whether durable gap records stand for all of first to last.
-// The caller holds the lock.
-func (l *lane) recorded(first, last uint64) bool {
-	return len(subtract([]span{{first, last}}, l.recordedSpans(first, last))) == 0
-}
-
 // reasons splits a run of numbers that are not there by what is owed for them.
 // What is owed for nothing has the reason otherwise. The caller holds the lock.
 func (l *lane) reasons(first, last uint64, otherwise string) (parts []gap, unowed uint64) {
@@ -113,7 +108,9 @@ func (l *lane) reasons(first, last uint64, otherwise string) (parts []gap, unowe
 			continue
 		}
 		for _, m := range d.spans() {
-			owed = append(owed, newGap(m.first, m.last, d.Reason, d.From, d.To))
+			if m.first <= last && m.last >= first {
+				owed = append(owed, newGap(m.first, m.last, d.Reason, d.From, d.To))
+			}
 		}
 	}
 	now := time.Now()
@@ -189,10 +186,11 @@ func statements(debts []debt) []gap {
 	for i, g := range dropped {
 		owed[i] = span{g.First, g.Last}
 	}
+	var carried []gap
 	for _, d := range debts {
 		if d.At > 0 && len(subtract([]span{{d.First, d.Last}}, owed)) > 0 {
-			dropped = append(dropped, d.gap)
+			carried = append(carried, d.gap)
 		}
 	}
-	return dropped
+	return inFew(dropped, carried)
 }

@@ -157,3 +157,138 @@ func TestTooManyClassesAndUplinksAreRefused(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestARecordIsOwedToAReaderThatReliesOnIt drops, in ways that only a race makes
+// in the field, a gap record that a reader has moved past its numbers for and has
+// not come to.
+func TestARecordIsOwedToAReaderThatReliesOnIt(t *testing.T) {
+	full := func(t *testing.T) (*running, *Reader, uint64) {
+		c := config(t, func(c *Config) {
+			c.Classes[0].KeepBytes, c.Classes[0].WhenFull, c.Memory, c.Log = 1<<20, DropOldest, 1, slog.New(slog.DiscardHandler)
+			c.Uplinks["dr"] = nil
+		})
+		r := start(t, c)
+		putNoise(t, r, 0, 1000)
+		return r, r.reader("central"), r.Stats().Classes["process"].First
+	}
+	t.Run("moved past what is not there", func(t *testing.T) {
+		r, rd, first := full(t)
+		// As if it had looked before the last of the files was dropped: something is
+		// still owed, and no event was given since.
+		if err := rd.tiers[0].tracks[0].main.bridge(t.Context(), first/2, nil); err != nil {
+			t.Fatal(err)
+		}
+		putNoise(t, r, 1000, 1000)
+		r.allTold(rd, map[uint64]bool{})
+	})
+	t.Run("holds a thinned block", func(t *testing.T) {
+		r := start(t, thinning(t, DropOldest, time.Second))
+		r.signals(0, 900, 10)
+		rd, seen := r.reader("central"), map[uint64]bool{}
+		b, err := rd.NextUpTo(t.Context(), 1, 1)
+		if err != nil || rd.tiers[0].tracks[0].main.rest == nil {
+			t.Fatalf("no thinned block at %d: %v", b.First, err)
+		}
+		seen[b.First] = true
+		for i := range 60 { // one of each key in a second: nothing to thin
+			r.signals(909+10*i, 1, 200)
+		}
+		if r.Stats().Classes["process"].Dropped[reasonDropOldest] == 0 {
+			t.Fatal("nothing was dropped")
+		}
+		r.allTold(rd, seen)
+	})
+	t.Run("another uplink refuses the record", func(t *testing.T) {
+		r, rd, first := full(t)
+		if err := rd.tiers[0].tracks[0].main.bridge(t.Context(), first-1, nil); err != nil {
+			t.Fatal(err)
+		}
+		record := r.Stats().Classes["process"].Next - 1
+		putNoise(t, r, 1000, 300)
+		if err := r.reader("dr").Reject(t.Context(), "process", record, "for the test"); err != nil {
+			t.Fatal(err)
+		}
+		for n := 1300; r.Stats().Classes["process"].First <= record; n += 20 {
+			putNoise(t, r, n, 20)
+		}
+		r.allTold(rd, map[uint64]bool{})
+	})
+}
+
+// allTold reads to the end, after which each number must have come or be missing by
+// a gap record. seen has what came before.
+func (r *running) allTold(rd *Reader, seen map[uint64]bool) {
+	r.t.Helper()
+	for last := uint64(0); last+1 < r.Stats().Classes["process"].Next; {
+		b := next(r.t, rd)
+		for i, e := range b.Events {
+			seen[b.First+uint64(i)] = true
+			if e.Type != TypeGap {
+				continue
+			}
+			g, err := parseGap(e.Payload)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			for _, m := range g.spans() {
+				for seq := m.first; seq <= m.last; seq++ {
+					seen[seq] = true
+				}
+			}
+		}
+		last = b.Last()
+	}
+	var untold []span
+	for seq := uint64(1); seq < r.Stats().Classes["process"].Next; seq++ {
+		if n := len(untold) - 1; !seen[seq] && n >= 0 && untold[n].last == seq-1 {
+			untold[n].last = seq
+		} else if !seen[seq] {
+			untold = append(untold, span{seq, seq})
+		}
+	}
+	if len(untold) > 0 {
+		r.t.Errorf("%d neither came nor does a gap record stand for them", untold)
+	}
+}
+
+// TestReasonsAreForTheNumbersAskedForAlone has a dropped record stand for numbers on
+// both sides of those.
+func TestReasonsAreForTheNumbersAskedForAlone(t *testing.T) {
+	d := debt{gap: newGap(5, 50, reasonThinned, time.Now(), time.Now()), At: 60}
+	for seq := uint64(6); seq <= 20; seq++ {
+		d.Kept = append(d.Kept, seq)
+	}
+	l := &lane{debts: []debt{d}}
+	for _, want := range []span{{10, 12}, {1, 5}, {3, 22}, {21, 60}} {
+		at := want.first
+		parts, _ := l.reasons(want.first, want.last, reasonCorrupt)
+		for _, p := range parts {
+			if p.First != at || p.Count != p.Last-p.First+1 {
+				t.Errorf("%d: %d to %d, %d of them, behind %d", want, p.First, p.Last, p.Count, at-1)
+			}
+			at = p.Last + 1
+		}
+		if at != want.last+1 {
+			t.Errorf("%d: up to %d", want, at-1)
+		}
+	}
+}
+
+// TestFewRecordsSayWhatManyDid: and what a dropped record said comes before what
+// stands for its number.
+func TestFewRecordsSayWhatManyDid(t *testing.T) {
+	now := time.Now()
+	listed := newGap(70, 79, reasonThinned, now, now)
+	listed.Kept, listed.Count = []uint64{75}, 9
+	got := inFew([]gap{newGap(80, 95, reasonDropOldest, now, now), newGap(1, 4, reasonDropOldest, now, now)}, // of which 90 stood for 5 to 9
+		[]gap{newGap(5, 9, reasonDropOldest, now, now), newGap(50, 59, reasonExpired, now, now), listed})
+	want := []span{{70, 79}, {1, 9}, {50, 59}, {80, 95}}
+	if len(got) != len(want) {
+		t.Fatalf("%+v", got)
+	}
+	for i, g := range got {
+		if g.First != want[i].first || g.Last != want[i].last || g.Count != g.Last-g.First+1-uint64(len(g.Kept)) {
+			t.Errorf("record %d: %+v, want %d", i, g, want[i])
+		}
+	}
+}

@@ -152,6 +152,21 @@ func (g gap) event(class string) drivers.Event {
 		ContentType: drivers.ContentJSON, Time: time.Now().UTC(), Payload: g.value()}
 }
 
+// inFew makes as few records as may be of what is missing and of what records that
+// are not there any more had said. What one of those had said comes before what
+// stands for its own number: a crash between the two must not hide it.
+func inFew(missing, again []gap) []gap {
+	var listed []gap
+	for _, g := range again {
+		if len(g.Kept) > 0 {
+			listed = append(listed, g)
+		} else {
+			missing = append(missing, g)
+		}
+	}
+	return append(listed, mergeGaps(missing)...)
+}
+
 // mergeGaps sorts gaps and joins those of one reason that touch or overlap. Where
 // two reasons overlap the first stands.
 func mergeGaps(gaps []gap) []gap {
