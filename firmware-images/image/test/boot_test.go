@@ -45,6 +45,16 @@ func released(t testing.TB) string {
 	return path
 }
 
+// Boards without UEFI of their own start the image through U-Boot, which describes
+// the hardware by a device tree. GRUB has to be able to write its counter there, too.
+func TestUpdateUnderUBoot(t *testing.T) {
+	g := newGatewayOf(t, trialEnv, uBoot)
+	g.installs("good")
+	g.restart()
+	g.boots("B", "good now")
+	g.plant.verdict(sluice(t))
+}
+
 // The image as it is released, on a larger disk whose rest goes to the data
 // partition and with a config on its EFI partition, both as the README says, boots
 // and delivers.

@@ -23,6 +23,7 @@ type machine struct {
 	t    testing.TB
 	disk string
 	dir  string
+	uefi string // edk2 or uBoot
 
 	qemu  *exec.Cmd
 	log   string // of the console, of this start
@@ -44,6 +45,12 @@ const (
 // busy with other work, so that its end means that it will never come.
 const patience = 15 * time.Minute
 
+// Firmware that offers UEFI, of Debian's qemu-efi-aarch64 and u-boot-qemu.
+const (
+	edk2  = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
+	uBoot = "/usr/lib/u-boot/qemu_arm64/u-boot.bin"
+)
+
 // newMachine copies the image; the test's machine is its own.
 func newMachine(t testing.TB, image string) *machine {
 	t.Helper()
@@ -51,7 +58,7 @@ func newMachine(t testing.TB, image string) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{t: t, dir: dir, disk: filepath.Join(dir, "disk.img")}
+	m := &machine{t: t, dir: dir, disk: filepath.Join(dir, "disk.img"), uefi: edk2}
 	t.Cleanup(func() {
 		m.cut()
 		if t.Failed() {
@@ -71,7 +78,7 @@ func (m *machine) on() {
 	m.turns++
 	m.log, m.seen = filepath.Join(m.dir, fmt.Sprintf("console-%02d.log", m.turns)), 0
 	m.qemu = exec.Command("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", "512", "-nographic", "-monitor", "none",
-		"-serial", "file:"+m.log, "-bios", "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
+		"-serial", "file:"+m.log, "-bios", m.uefi,
 		"-drive", "if=none,id=disk,file="+m.disk+",format=raw,cache=writethrough", "-device", "virtio-blk-pci,drive=disk",
 		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci",
 		"-device", "i6300esb", "-action", "watchdog=reset")

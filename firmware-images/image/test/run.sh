@@ -86,6 +86,7 @@ boot)
   ;;
 all)
   again
+  need u-boot-qemu
   firmware-images/image/test/variants.sh
   go test -tags images -count=1 -timeout 180m -v -run "${2:-.}" ./firmware-images/image/test/
   ;;
