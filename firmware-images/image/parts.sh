@@ -252,11 +252,12 @@ filesystem_esp() {
   (cd "$1" && mcopy -s -m -i "$2" EFI grub.cfg boot1.env boot2.env tries.env ::)
 }
 
+# Of its size mke2fs would take blocks of 1024 bytes and four times the inodes, also for what it grows to.
 filesystem_data() {
   local path time
   rm -f "$2"
   truncate -s ${data_mib}M "$2"
-  E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH mke2fs -q -t ext4 -L data -U $data_id -E "hash_seed=$data_id,root_owner=0:0" -d "$1" "$2"
+  E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH mke2fs -q -t ext4 -b 4096 -i 16384 -J size=8 -L data -U $data_id -E "hash_seed=$data_id,root_owner=0:0" -d "$1" "$2"
   # mke2fs takes over when the folders were made here.
   (cd "$1" && find . -printf '/%P\n') | while read -r path; do
     for time in atime ctime mtime crtime; do
