@@ -5,6 +5,7 @@ package test
 
 import (
 	"compress/gzip"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -43,6 +44,32 @@ func released(t testing.TB) string {
 		t.Fatalf("unpack the image: %v", err)
 	}
 	return path
+}
+
+// The data partition made anew by hand, as the README says, is as good as the one
+// that came with the image: everything in it gets its owner.
+func TestDataMadeAnew(t *testing.T) {
+	p := newPlant(t)
+	m := newMachine(t, released(t))
+	dir := filepath.Join(m.dir, "anew")
+	for _, name := range []string{"lib/rauc", "lib/sluice", "lib/systemd", "etc/sluice"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, "mkfs.ext4", "-q", "-F", "-d", dir, "-E", fmt.Sprintf("offset=%d", dataStart), m.disk, "256M")
+	m.provision(map[string]string{"sluice.yaml": p.config()})
+	p.publish(200 * time.Millisecond)
+	m.on()
+	m.started()
+	if said := m.judged(); !strings.HasPrefix(said, "slot A") || !strings.HasSuffix(said, "is good") {
+		t.Errorf("the judge says %q", said)
+	}
+	p.arrives(20)
+	m.cut()
+	if kept, err := os.ReadFile(filepath.Join(m.data("/lib/rauc"), "good")); err != nil || string(kept) != "A\n" {
+		t.Errorf("the good slot is noted as %q: %v", kept, err)
+	}
 }
 
 // Boards without UEFI of their own start the image through U-Boot, which describes
