@@ -83,7 +83,7 @@ type Config struct {
 	SpillAfter    time.Duration       // write-behind, up to 1 min: an event that all uplinks of its class take within it is never written. 0: every event is
 	CommitDelay   time.Duration       // longest wait for company before a commit; 0: as soon as the disk is free
 	Segment       int64               // bytes of a segment file, 1 MiB to 512 MiB; 0: 16 MiB. A class never uses more than an eighth of its KeepBytes
-	MinFree       float64             // share of the file system that stays free, 0 to 0.9: below it every class counts as full
+	MinFree       float64             // share of the file system that stays free, 0 to 0.9: below it every class counts as full, from the commit on that comes next
 	Memory        int64               // bound of what queues and hot tails hold, all classes together; 0: 16 MiB
 	Log           *slog.Logger        // nil: discarded
 	ObserveCommit func(time.Duration) // called after each commit, from the writers; may be nil
@@ -138,7 +138,7 @@ func Open(cfg Config) (*Buffer, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Buffer{cfg: cfg, lock: lock, lanes: map[string]*lane{}, readers: map[string]bool{}, disk: &disk{dir: cfg.Dir, minFree: cfg.MinFree}}
+	b := &Buffer{cfg: cfg, lock: lock, lanes: map[string]*lane{}, readers: map[string]bool{}, disk: newDisk(cfg.Dir, cfg.MinFree)}
 	if err := b.openLanes(); err != nil {
 		b.closeLanes()
 		if b.state != nil {

@@ -10,13 +10,19 @@ import (
 
 // disk watches the file system's free space.
 type disk struct {
-	dir     string
 	minFree float64
+	space   func() (free, all float64, err error) // of the file system, in bytes
 
 	mu      sync.Mutex
-	asked   time.Time
-	low     bool
 	refused time.Time // when it last had no space for a class
+}
+
+func newDisk(dir string, minFree float64) *disk {
+	return &disk{minFree: minFree, space: func() (free, all float64, err error) {
+		var st unix.Statfs_t
+		err = unix.Statfs(dir, &st)
+		return float64(st.Bavail) * float64(st.Bsize), float64(st.Blocks) * float64(st.Bsize), err
+	}}
 }
 
 // starve notes that a class could not be written for want of space.
@@ -34,32 +40,15 @@ func (d *disk) starving() bool {
 	return !d.refused.IsZero() && time.Since(d.refused) < 5*time.Second
 }
 
-// short reports whether less than minFree of the file system is free, as of at
-// most a second ago.
-func (d *disk) short() bool {
+// short reports whether less than minFree of the file system would be free with n
+// more bytes. It is asked anew before each commit: what an answer of a moment ago
+// allows may be all that was left. That costs nothing beside a commit.
+func (d *disk) short(n int64) bool {
 	if d.minFree <= 0 {
 		return false
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.asked.IsZero() && time.Since(d.asked) < time.Second {
-		return d.low
-	}
-	d.asked = time.Now()
-	var st unix.Statfs_t
-	if err := unix.Statfs(d.dir, &st); err != nil {
-		d.low = false // a disk that can't be asked shows in the commit
-		return false
-	}
-	d.low = float64(st.Bavail) < d.minFree*float64(st.Blocks)
-	return d.low
-}
-
-// forget has the file system asked again: something was removed.
-func (d *disk) forget() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.asked = time.Time{}
+	free, all, err := d.space()
+	return err == nil && free-float64(n) < d.minFree*all // a disk that can't be asked shows in the commit
 }
 
 // limit is what a class has used up.
@@ -78,16 +67,16 @@ func (f limit) String() string {
 // full says which limit n more bytes go over. What the disk lacks may be others'
 // doing, so one segment may always be held: a class goes on, however little.
 func (l *lane) full(n int64) limit {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	sum := n
+	l.mu.Lock()
 	for _, s := range l.segments {
 		sum += s.bytes
 	}
+	l.mu.Unlock()
 	switch {
 	case sum > l.class.KeepBytes:
 		return overKeep
-	case sum > l.segLimit && l.disk.short():
+	case sum > l.segLimit && l.disk.short(n):
 		return lowDisk
 	}
 	return roomy
@@ -208,7 +197,6 @@ func (l *lane) unlink(s *segment) {
 	if err := end(); err != nil {
 		l.log.Warn("remove a segment", "file", s.path, "error", err)
 	}
-	l.disk.forget()
 }
 
 // clockIsSet is a time before which no gateway runs: events that claim to be

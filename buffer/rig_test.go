@@ -25,16 +25,22 @@ func start(t *testing.T, cfg Config) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := &running{Buffer: b, t: t}
+	r.begin()
+	return r
+}
+
+// begin starts the writers.
+func (r *running) begin() {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{Buffer: b, t: t, cancel: cancel, ended: make(chan struct{})}
+	r.cancel, r.ended = cancel, make(chan struct{})
 	go func() {
 		defer close(r.ended)
-		if err := b.Run(ctx); err != nil {
-			t.Error(err)
+		if err := r.Run(ctx); err != nil {
+			r.t.Error(err)
 		}
 	}()
-	t.Cleanup(r.stop)
-	return r
+	r.t.Cleanup(r.stop)
 }
 
 // stop ends the buffer in order. It may be called twice.
