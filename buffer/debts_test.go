@@ -221,21 +221,7 @@ func (r *running) allTold(rd *Reader, seen map[uint64]bool) {
 	r.t.Helper()
 	for last := uint64(0); last+1 < r.Stats().Classes["process"].Next; {
 		b := next(r.t, rd)
-		for i, e := range b.Events {
-			seen[b.First+uint64(i)] = true
-			if e.Type != TypeGap {
-				continue
-			}
-			g, err := parseGap(e.Payload)
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			for _, m := range g.spans() {
-				for seq := m.first; seq <= m.last; seq++ {
-					seen[seq] = true
-				}
-			}
-		}
+		noteTold(r.t, b, seen)
 		last = b.Last()
 	}
 	var untold []span
@@ -247,7 +233,27 @@ func (r *running) allTold(rd *Reader, seen map[uint64]bool) {
 		}
 	}
 	if len(untold) > 0 {
-		r.t.Errorf("%d neither came nor does a gap record stand for them", untold)
+		r.t.Errorf("%s: %d neither came nor does a gap record stand for them", rd.uplink, untold)
+	}
+}
+
+// noteTold notes the numbers that came with b, and those that it says are missing.
+func noteTold(t *testing.T, b Batch, seen map[uint64]bool) {
+	t.Helper()
+	for i, e := range b.Events {
+		seen[b.First+uint64(i)] = true
+		if e.Type != TypeGap {
+			continue
+		}
+		g, err := parseGap(e.Payload)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, m := range g.spans() {
+			for seq := m.first; seq <= m.last; seq++ {
+				seen[seq] = true
+			}
+		}
 	}
 }
 
