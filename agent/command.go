@@ -66,7 +66,7 @@ type commander struct {
 func (c *commander) Do(ctx context.Context, cmd *document.Command) (any, error) {
 	c.agent.log.Info("command begins", "id", cmd.ID, "kind", cmd.Kind)
 	result, err := c.do(ctx, cmd)
-	c.agent.log.Info("command ends", "id", cmd.ID, "kind", cmd.Kind, "error", err)
+	c.agent.log.Info("command ends", "id", cmd.ID, "kind", cmd.Kind, "outcome", outcome(err))
 	return result, err
 }
 

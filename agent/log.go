@@ -130,3 +130,11 @@ func (h logHandler) and(f func(slog.Handler) slog.Handler) logHandler {
 	h.with = append(h.with[:len(h.with):len(h.with)], f)
 	return h
 }
+
+// outcome is how something ended, for a line of the log.
+func outcome(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return "done"
+}

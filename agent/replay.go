@@ -35,7 +35,7 @@ func (a *Agent) Replay(ctx context.Context, r control.ReplayRequest, progress fu
 			progress(show(d))
 		}
 	}})
-	log.Info("replay ends", "sent", done.Sent, "refused", done.Refused, "at", done.At, "error", err)
+	log.Info("replay ends", "sent", done.Sent, "refused", done.Refused, "outcome", outcome(err))
 	return show(done), err
 }
 

@@ -75,7 +75,7 @@ func (o *auditOptions) sources(c *call, topics *[]string) (all []audit.Cluster, 
 }
 
 func (o *auditOptions) fromConfig(c *call, topics *[]string) (all []audit.Cluster, err error) {
-	cfg, err := c.load()
+	cfg, err := config.Load(c.file, config.Options{Env: c.Env, Tool: true})
 	if err != nil {
 		return nil, err
 	}

@@ -50,7 +50,7 @@ func configSchema(_ context.Context, c *call) error {
 // loadOperator reads the config that -c names as an operator's: it says which
 // uplink leads to the fleet, and whom the fleet trusts.
 func (c *call) loadOperator() (*config.Config, trust.Anchor, error) {
-	cfg, err := config.Load(c.file, config.Options{Env: c.Env, Operator: true})
+	cfg, err := config.Load(c.file, config.Options{Env: c.Env, Operator: true, Tool: true})
 	if err != nil {
 		return nil, trust.Anchor{}, err
 	}

@@ -177,13 +177,13 @@ func literalSecrets(d *document.Document) error {
 		look(d.Config.Leaves(), config.IsSecret)
 	}
 	for _, change := range d.Patch {
-		whole := &tree.Node{Kind: tree.Mapping}
-		if err := whole.Set(change.Path, change.Value); err != nil {
+		leaves, err := tree.LeavesAt(change.Path, change.Value)
+		if err != nil {
 			return err
 		}
 		// Where the names in a path end is known where it is applied. So the last key
 		// decides.
-		look(whole.Leaves(), func(keys []string) bool { return config.IsSecretName(keys[len(keys)-1]) })
+		look(leaves, func(keys []string) bool { return config.IsSecretName(keys[len(keys)-1]) })
 	}
 	if len(places) == 0 {
 		return nil

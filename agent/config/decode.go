@@ -19,6 +19,7 @@ type decoder struct {
 	bad      map[string]bool // paths that have a problem already
 	all      bool            // takes what this version does not build; for tests of the rules about it
 	operator bool            // see Options.Operator
+	tool     bool            // see Options.Tool
 }
 
 // run does all steps: text, YAML, structs, rules.
@@ -136,7 +137,7 @@ func (d *decoder) field(v reflect.Value, fields []field, e entry, path string) {
 
 // require reports a field that must be there and is not.
 func (d *decoder) require(v reflect.Value, f field, given bool, path string) {
-	if !f.required && f.unless == "" || d.bad[path] {
+	if !f.required && f.unless == "" || d.bad[path] || d.tool && path == "sources" {
 		return
 	}
 	if !given {

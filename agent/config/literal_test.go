@@ -56,6 +56,16 @@ remote: { uplink: central, trust: [ "ed25519:A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdy
 	if _, err := c.Uplinks[0].Kafka.SASL.Password.Value(); err == nil {
 		t.Error("a password that is not here is empty")
 	}
+	begin, end := strings.Index(text, "sources:"), strings.Index(text, "uplinks:")
+	toolsPart := []byte(text[:begin] + text[end:])
+	if _, err := Parse("a.yaml", toolsPart, o); err == nil {
+		t.Error("a gateway without sources is taken")
+	}
+	o.Tool = true
+	if _, err := Parse("a.yaml", toolsPart, o); err != nil {
+		t.Errorf("the config of a tool: %v", err)
+	}
+	o.Tool = false
 	for old, with := range map[string]string{"keep_alive": "keep_alife", "${P}": "${P", "a/#": "a/#/b", "uplink: central": "uplink: east"} {
 		if _, err := Parse("a.yaml", []byte(strings.Replace(text, old, with, 1)), o); err == nil {
 			t.Errorf("%s is taken", with)

@@ -19,6 +19,10 @@ type Options struct {
 	// value whose ${…} cannot be expanded here is not judged, and certificates are not
 	// looked for.
 	Operator bool
+
+	// Tool reads the config of a tool that only reaches a cluster: sources may be
+	// missing.
+	Tool bool
 }
 
 // Load reads and checks a config file. The error is a Problems with everything
@@ -61,5 +65,6 @@ func newDecoder(name string, o Options) *decoder {
 		bad:  map[string]bool{},
 
 		operator: o.Operator,
+		tool:     o.Tool,
 	}
 }

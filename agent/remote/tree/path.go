@@ -180,6 +180,20 @@ type Leaf struct {
 	Node *Node
 }
 
+// LeavesAt lists the leaves that Set would put at a path, whatever is there. Which
+// words of the path are one key is not known without that, so each is a key of its own.
+func LeavesAt(path string, v *Node) ([]Leaf, error) {
+	steps, err := split(path)
+	if err != nil {
+		return nil, err
+	}
+	at := Leaf{Path: path}
+	for _, s := range steps {
+		at.Keys = append(at.Keys, s.text) // "" of an item
+	}
+	return v.leaves(nil, at), nil
+}
+
 // Leaves lists the scalars and empty nodes in the order of the text.
 func (n *Node) Leaves() (list []Leaf) { return n.leaves(nil, Leaf{}) }
 

@@ -166,6 +166,18 @@ func TestLeaves(t *testing.T) {
 	}
 }
 
+// A patch is looked through before anybody knows what it will be put on.
+func TestLeavesAt(t *testing.T) {
+	v := parse(t, "password: x\nlist: [ a ]\n")
+	got, err := LeavesAt(`sources.line.subscribe[7]`, v)
+	if err != nil || len(got) != 2 || got[0].Path != "sources.line.subscribe[7].password" || fmt.Sprint(got[1].Keys) != "[sources line subscribe  list ]" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := LeavesAt("a..b", v); err == nil {
+		t.Error("a path with an empty part is taken")
+	}
+}
+
 // FuzzTree: whatever the text, there is a tree that reads back from what it
 // encodes to, or an error of one line.
 func FuzzTree(f *testing.F) {
