@@ -43,7 +43,7 @@ func classify(err error) verdict {
 		return retry
 	}
 	switch ke {
-	case kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp:
+	case kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord:
 		return poison
 	case kerr.UnknownTopicID, kerr.InconsistentTopicID:
 		return purge
@@ -53,6 +53,10 @@ func classify(err error) verdict {
 		kerr.InvalidTransactionTimeout, kerr.InvalidReplicationFactor,
 		kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed,
 		kerr.InvalidTopicException, kerr.PolicyViolation, kerr.UnsupportedCompressionType,
+		// A clock that is wrong makes all times wrong, those of gap records too: what is set
+		// aside would bring forth the next one to be set aside, without end. The records wait
+		// until the clocks agree again, or the topic allows their times.
+		kerr.InvalidTimestamp,
 		kerr.UnsupportedVersion, kerr.UnsupportedForMessageFormat, kerr.InvalidRequiredAcks, kerr.SecurityDisabled:
 		return refused
 	}
@@ -129,6 +133,8 @@ func explainCode(ke *kerr.Error, topic string) string {
 		return fmt.Sprintf("the broker does not take this compression: change compression (%s)", name)
 	case kerr.MessageTooLarge, kerr.RecordListTooLarge:
 		return fmt.Sprintf("a record is too large for %s: raise max.message.bytes there (%s)", topic, name)
+	case kerr.InvalidTimestamp:
+		return fmt.Sprintf("the broker does not take the time of a record: is this gateway's clock right? If it was wrong before, raise message.timestamp.after.max.ms or message.timestamp.before.max.ms of %s until the records are there (%s)", topic, name)
 	case kerr.TransactionalIDAuthorizationFailed:
 		return fmt.Sprintf("no permission for transactions: grant WRITE and DESCRIBE on transactional ids with the prefix sluice/ (%s)", name)
 	case kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.CoordinatorLoadInProgress:

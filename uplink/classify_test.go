@@ -17,10 +17,10 @@ import (
 // one of the lists is produced again.
 func TestClassifyEveryCode(t *testing.T) {
 	lists := map[verdict][]*kerr.Error{
-		poison: {kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp},
+		poison: {kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord},
 		purge:  {kerr.UnknownTopicID, kerr.InconsistentTopicID},
 		refused: {
-			kerr.InvalidTopicException, kerr.InvalidRequiredAcks, kerr.TopicAuthorizationFailed,
+			kerr.InvalidTopicException, kerr.InvalidTimestamp, kerr.InvalidRequiredAcks, kerr.TopicAuthorizationFailed,
 			kerr.ClusterAuthorizationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState,
 			kerr.UnsupportedVersion, kerr.UnsupportedForMessageFormat, kerr.PolicyViolation,
 			kerr.TransactionalIDAuthorizationFailed, kerr.SecurityDisabled, kerr.SaslAuthenticationFailed,

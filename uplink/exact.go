@@ -177,6 +177,9 @@ func (x *exact) isolate(ctx context.Context, s *session, failed []failure) error
 		return nil
 	}
 	f := failed[0]
+	if f.isGap() {
+		return &stepError{f.record().Topic, "send", f.err}
+	}
 	class, seq := f.chunk.lane.class, f.seq()
 	if err := x.k.reject(ctx, class, seq, f); err != nil {
 		return logError{err}
@@ -200,6 +203,9 @@ func (x *exact) wait(ctx context.Context, err error) error {
 	v, topic, cause := classify(err), "", err
 	if step, ok := errors.AsType[*stepError](err); ok {
 		topic, cause = step.topic, step.err
+	}
+	if v == poison { // of a gap record or a position, which are not set aside
+		v = refused
 	}
 	text := explain(cause, topic)
 	if v != fenced || x.attempts > 1 {

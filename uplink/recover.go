@@ -84,7 +84,9 @@ func (k *Kafka) judge(ctx context.Context, r *recovery, failed []failure) (settl
 		v := classify(f.err)
 		by[v] = append(by[v], f)
 	}
-	if p := by[poison]; len(p) == 1 {
+	if p := by[poison]; len(p) == 1 && p[0].isGap() {
+		return false, k.pause(ctx, r, refused, p[0])
+	} else if len(p) == 1 {
 		if r.limit > 0 {
 			k.window.setLimit(r.limit)
 			r.limit = 0

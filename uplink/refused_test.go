@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"sluice/buffer"
 )
 
 // TestRefusedBatches makes the broker refuse batches at random while events flow
@@ -66,7 +70,7 @@ func TestRefusedBatches(t *testing.T) {
 // of a few events: these are set aside, and all around them arrive.
 func TestRecordsThatABrokerFindsInvalid(t *testing.T) {
 	t.Parallel()
-	for _, code := range []*kerr.Error{kerr.InvalidRecord, kerr.InvalidTimestamp, kerr.MessageTooLarge} {
+	for _, code := range []*kerr.Error{kerr.InvalidRecord, kerr.MessageTooLarge} {
 		for _, exact := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, exactly once %t", code.Message, exact), func(t *testing.T) {
 				t.Parallel()
@@ -94,6 +98,51 @@ func TestRecordsThatABrokerFindsInvalid(t *testing.T) {
 				checkComplete(t, consumeAll(t, exact, c.ListenAddrs(), "sluice.process"), 600, bad...)
 				if got := log.rejects("process"); fmt.Sprint(got) != fmt.Sprint(bad) {
 					t.Errorf("rejected %v, want %v", got, bad)
+				}
+			})
+		}
+	}
+}
+
+// TestWhatIsNeverSetAside has the broker refuse a gap record, and times, as with a clock
+// that is wrong: a gap record for them would be refused, too, and another one for that.
+// They wait, the status says why, and all arrive when the broker takes them.
+func TestWhatIsNeverSetAside(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, kind, says string
+		code             *kerr.Error
+	}{
+		{"a gap record", buffer.TypeGap, "INVALID_RECORD", kerr.InvalidRecord},
+		{"a time", "sluice.mqtt.message.v1", "is this gateway's clock right?", kerr.InvalidTimestamp},
+	} {
+		for _, exact := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, exactly once %t", tt.name, exact), func(t *testing.T) {
+				t.Parallel()
+				c := cluster(t, kfake.SeedTopics(1, "sluice.process"))
+				var lifted atomic.Bool
+				c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "sluice.process", Err: tt.code, Count: -1, When: func(r kmsg.Request) bool {
+					for _, topic := range r.(*kmsg.ProduceRequest).Topics {
+						for _, p := range topic.Partitions {
+							if bytes.Contains(p.Records, []byte("refused")) {
+								return !lifted.Load()
+							}
+						}
+					}
+					return false
+				}})
+				log := newMemLog()
+				events := messages("process", 0, 60, 5)
+				events[29].Payload, events[29].Type = []byte("refused"), tt.kind
+				log.put(events...)
+				k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, Compression: "none", ExactlyOnce: exact})
+				waitFor(t, "the reason", func() bool { return strings.Contains(k.Stats().LastError, tt.says) })
+				lifted.Store(true)
+				log.waitCursor(t, "process", 60)
+				k.stop(t)
+				checkComplete(t, consumeAll(t, exact, c.ListenAddrs(), "sluice.process"), 60)
+				if got := log.rejects("process"); len(got) > 0 {
+					t.Errorf("set aside: %v", got)
 				}
 			})
 		}

@@ -84,6 +84,14 @@ func (p place) record() *kgo.Record { return &p.chunk.records[p.index] }
 func (p place) size() int           { return p.chunk.sizes[p.index] }
 func (p place) seq() uint64         { return p.chunk.seq(p.index) }
 
+// isGap reports whether the record is a gap record. One of these is never set aside: the
+// gap record that stood for it would be refused like it, and so on without end.
+func (p place) isGap() bool {
+	return slices.ContainsFunc(p.record().Headers, func(h kgo.RecordHeader) bool {
+		return h.Key == headerType && string(h.Value) == buffer.TypeGap
+	})
+}
+
 func newWindow(maxRecords, maxBytes int, ack func(string, uint32, uint64)) *window {
 	return &window{
 		maxBytes: maxBytes, maxRecords: maxRecords, large: largeRecord, limit: maxRecords,

@@ -21,6 +21,7 @@ func TestUplinkExactlyOnce(t *testing.T) {
 		{"kill-9-nothing-kept", func(t *testing.T, k *kafka) { exactKilled(t, k, true) }},
 		{"two-agents", twoAgents},
 		{"refused-and-recreated", refusedAndRecreated},
+		{"wrong-clock", wrongClock},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			k.link.set(t, pass)

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -63,6 +65,42 @@ func refusedAndRecreated(t *testing.T, k *kafka) {
 	}
 	a.terminate(t)
 	fmt.Printf("E2E refused set_aside=%d recreated=%d\n", large, len(topics))
+}
+
+// wrongClock has a real broker refuse the time of every record, as it does when the clock
+// of a gateway is an hour ahead (message.timestamp.after.max.ms, an hour by default since
+// Kafka 4.0). Here it is the other bound, so that no clock has to be set. Nothing is set
+// aside: the records wait, gap records would be refused as well.
+func wrongClock(t *testing.T, k *kafka) {
+	const n, name = 100, "message.timestamp.before.max.ms"
+	dir, refuse, allow := t.TempDir(), "1", "9223372036854775807"
+	broker := startMosquitto(t, dir)
+	topics := map[string]string{"central": "clock.once", "exact": "clock.exact"}
+	for _, topic := range topics {
+		if _, err := k.admin.CreateTopic(t.Context(), 2, 1, map[string]*string{name: &refuse}, topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := newAgent(t, dir, func(dataDir, http string) string {
+		return twoDeliveries(dataDir, http, broker.url(), k.link.addr, topics["central"], topics["exact"])
+	})
+	a.startReady(t)
+	publish(t, broker, 1, 0, n)
+	for uplink := range topics {
+		waitFor(t, uplink+" to say why", func() bool { return strings.Contains(a.uplink(t, uplink).LastError, "is this gateway's clock right?") }, a.proc)
+	}
+	for _, topic := range topics {
+		if _, err := k.admin.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: name, Value: &allow}}, topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, topic := range topics {
+		k.awaitMessages(t, topic, n)
+		if v := runAudit(t, 0, "--brokers", k.internal, "--topic", topic); v.Totals.Explained["rejected"] > 0 || v.Totals.Unexplained > 0 {
+			t.Errorf("%s: %+v", topic, v.Totals)
+		}
+	}
+	a.terminate(t)
 }
 
 func noiseOf(n int) []byte {
