@@ -161,7 +161,7 @@ func blockSum(b []byte) uint32 {
 }
 
 // parseHeader reads and checks a block's header and checksum. The error is
-// errDamaged with what is wrong.
+// errDamaged with what is wrong, or ErrNewer.
 func parseHeader(b []byte) (header, error) {
 	if len(b) < blockHeader || string(b[:4]) != blockMagic {
 		return header{}, fmt.Errorf("%w: no block header in %d bytes", errDamaged, len(b))
@@ -182,8 +182,8 @@ func parseHeader(b []byte) (header, error) {
 	switch {
 	case int(binary.BigEndian.Uint32(b[24:])) != len(b)-blockHeader:
 		return header{}, fmt.Errorf("%w: a body of %d bytes, %d stored", errDamaged, len(b)-blockHeader, binary.BigEndian.Uint32(b[24:]))
-	case h.codec > codecZstd:
-		return header{}, fmt.Errorf("%w: codec %d (this version knows 0 and 1)", errDamaged, h.codec)
+	case h.codec > codecZstd || b[5]|b[6]|b[7] != 0: // the checksum says that it is meant so
+		return header{}, fmt.Errorf("%w: a block with codec %d and %x, and this version knows 0 and 1, and zeros", ErrNewer, h.codec, b[5:8])
 	case h.first == 0 || h.span < 1 || h.count < 0 || h.count > h.span || h.count > h.raw || h.raw < 0 || h.raw > blockLimit ||
 		h.first+uint64(h.span) < h.first:
 		return header{}, fmt.Errorf("%w: first %d, %d events of %d in %d bytes", errDamaged, h.first, h.count, h.span, h.raw)

@@ -20,6 +20,7 @@
 //	scan.go     what a start finds           salvage.go  blocks out of a damaged file
 //	pages.go    is a file fit for bbolt      offline.go  looking in without an agent
 //	repair.go   mend and compact without an agent
+//	formats.go  what newer versions wrote
 //	rejected.go copies of what was refused       rewind.go  send again
 package buffer
 
@@ -123,7 +124,8 @@ type Buffer struct {
 // Open opens the log in cfg.Dir, or creates it. Damaged segments are set aside
 // as *.corrupt-TIME and accounted for by gap records; they never keep the log
 // from opening. It returns an error for an invalid Config, for a directory that
-// cannot be written, and ErrInUse when another process has it.
+// cannot be written, ErrInUse when another process has it, and ErrNewer when a
+// newer version has written in it.
 func Open(cfg Config) (*Buffer, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -250,6 +252,9 @@ func (b *Buffer) adoptClasses() error {
 }
 
 func (b *Buffer) openLanes() error {
+	if err := checkFormats(b.cfg.Dir); err != nil {
+		return err
+	}
 	if err := b.adoptClasses(); err != nil {
 		return err
 	}

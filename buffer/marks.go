@@ -45,7 +45,7 @@ func openMarks(dir string, log *slog.Logger) (*marks, error) {
 	if value != nil {
 		err = json.Unmarshal(value, &m.value)
 	}
-	if err != nil || m.value.Format > 1 || !validIncarnation(m.value.Incarnation) {
+	if err != nil || m.value.Format > marksFormat || !validIncarnation(m.value.Incarnation) {
 		damaged, m.value = damaged || value != nil, savedMarks{}
 	}
 	if damaged {
@@ -87,7 +87,7 @@ func (m *marks) raise(st *savedState, damaged bool) (raised bool) {
 // save makes durable what the marks must know of st, if they do not.
 func (m *marks) save(st savedState) error {
 	fits := st.Incarnation == m.value.Incarnation
-	next := savedMarks{Format: 1, Incarnation: st.Incarnation, Former: st.Former, Classes: make(map[string]savedMark, len(st.Classes))}
+	next := savedMarks{Format: marksFormat, Incarnation: st.Incarnation, Former: st.Former, Classes: make(map[string]savedMark, len(st.Classes))}
 	for name, c := range st.Classes {
 		was := m.value.Classes[name]
 		fits = fits && was.Reserved >= c.Reserved && was.Newest == c.Newest && was.Volatile == c.Volatile

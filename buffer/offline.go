@@ -29,7 +29,8 @@ type Offline struct {
 }
 
 // OpenOffline opens dir. It returns ErrInUse, naming the process, when an agent
-// has it, and an error that is fs.ErrNotExist when there is no buffer.
+// has it, an error that is fs.ErrNotExist when there is no buffer, and ErrNewer
+// when a newer version has written in it.
 func OpenOffline(dir string) (*Offline, error) { return openOffline(dir, unix.LOCK_SH) }
 
 // openOffline takes the lock of dir, shared or exclusive.
@@ -44,7 +45,10 @@ func openOffline(dir string, how int) (*Offline, error) {
 		return nil, errors.Join(fmt.Errorf("%s is %w by an agent (%s): stop it first, or ask it with \"sluice status\"", dir, ErrInUse, strings.TrimSpace(string(holder))), lock.Close())
 	}
 	o := &Offline{dir: dir, lock: lock}
-	if o.codec, err = newCodec(); err != nil {
+	if err = o.checkFormats(); err == nil {
+		o.codec, err = newCodec()
+	}
+	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	o.state, _ = o.readState() // Verify says what is wrong with it
@@ -209,6 +213,9 @@ func (o *Offline) Export(ctx context.Context, class string, visit func(incarnati
 		if err == nil {
 			err = s.each(func(first uint64, block []byte) error {
 				_, r, err := o.codec.decode(block, class)
+				if errors.Is(err, ErrNewer) {
+					return err
+				}
 				if err != nil {
 					damaged(Finding{File: file, First: first, What: err.Error()})
 					return nil

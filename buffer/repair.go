@@ -48,6 +48,9 @@ func (r *Repairer) Repair(ctx context.Context, dryRun bool, progress func(done, 
 		if len(findings) == 0 {
 			return nil
 		}
+		if i := slices.IndexFunc(findings, func(f Finding) bool { return f.newer }); i >= 0 {
+			return fmt.Errorf("%s is left as it is: %s", findings[i].File, findings[i].What)
+		}
 		a := RepairAction{File: findings[0].File, What: findings[0].What}
 		if more := len(findings) - 1; more > 0 {
 			a.What += fmt.Sprintf(" (and %d more)", more)

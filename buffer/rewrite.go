@@ -149,6 +149,9 @@ func shorten(path string, size int64) error {
 func (s *segment) pour(c *codec, put func(run) error) error {
 	return s.each(func(_ uint64, block []byte) error {
 		_, r, err := c.decode(block, s.about.Class)
+		if errors.Is(err, ErrNewer) {
+			return err
+		}
 		if err != nil {
 			s.damaged.Store(true)
 			return nil

@@ -38,7 +38,6 @@ import (
 // It is named by the first sequence number and a generation, so that a file
 // that takes over after a failure sorts behind the one it replaces.
 const (
-	segmentFormat = 1
 	segmentSuffix = ".seg"
 	growStep      = 1 << 20
 )
@@ -347,18 +346,11 @@ func recoverDamage(err *error) {
 func (s *segment) load() error {
 	return s.view(func(tx *bbolt.Tx) error {
 		meta, gaps, skipped := tx.Bucket(bucketMeta), tx.Bucket(bucketGaps), tx.Bucket(bucketSkipped)
-		if meta == nil || gaps == nil || skipped == nil || tx.Bucket(bucketBatches) == nil {
+		if err := s.loadAbout(meta); err != nil {
+			return err
+		}
+		if gaps == nil || skipped == nil || tx.Bucket(bucketBatches) == nil {
 			return fmt.Errorf("%w: buckets are missing", errDamaged)
-		}
-		about, err := unseal(meta.Get(keyAbout))
-		if err == nil {
-			err = json.Unmarshal(about, &s.about)
-		}
-		if err != nil {
-			return fmt.Errorf("%w: about: %w", errDamaged, err)
-		}
-		if s.about.Format != segmentFormat {
-			return fmt.Errorf("format %d (this version reads %d)", s.about.Format, segmentFormat)
 		}
 		value, err := unseal(meta.Get(keyTally))
 		if err != nil {
@@ -370,6 +362,27 @@ func (s *segment) load() error {
 		s.bytes, s.gaps, s.skips = tx.Size(), nil, nil
 		return errors.Join(gaps.ForEach(s.loadGap), skipped.ForEach(s.loadSkip))
 	})
+}
+
+// loadAbout looks at the format first: the rest of a newer file may be anything.
+func (s *segment) loadAbout(meta *bbolt.Bucket) error {
+	if meta == nil {
+		return fmt.Errorf("%w: buckets are missing", errDamaged)
+	}
+	about, err := unseal(meta.Get(keyAbout))
+	if err == nil {
+		if err = checkFormat(about, segmentFormat); errors.Is(err, ErrNewer) {
+			return err
+		}
+		err = json.Unmarshal(about, &s.about)
+	}
+	if err == nil && s.about.Format < 1 {
+		err = fmt.Errorf("format %d", s.about.Format)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: about: %w", errDamaged, err)
+	}
+	return nil
 }
 
 func (s *segment) loadGap(k, v []byte) error {

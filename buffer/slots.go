@@ -83,6 +83,9 @@ func readSlots(r io.ReaderAt) (value []byte, counter uint64, damaged bool, err e
 			damaged = true
 		}
 		v, c, ok := parseSlot(b)
+		if !ok && newerSlot(b) {
+			return nil, 0, false, fmt.Errorf("%w: a slot that begins with %q (nothing was changed: run the version that wrote it, or a later one)", ErrNewer, b[:4])
+		}
 		damaged = damaged || !ok
 		if ok && c > counter {
 			value, counter = v, c
@@ -100,13 +103,28 @@ func parseSlot(b []byte) (value []byte, counter uint64, ok bool) {
 	if empty {
 		return nil, 0, true
 	}
-	n := binary.BigEndian.Uint32(b[16:])
-	if string(b[:4]) != slotMagic || n > slotSize-slotHeader {
+	value, ok = sealedSlot(b)
+	if string(b[:4]) != slotMagic {
 		return nil, 0, false
+	}
+	return value, binary.BigEndian.Uint64(b[8:]), ok
+}
+
+// sealedSlot returns the value; ok says that length and checksum fit.
+func sealedSlot(b []byte) (value []byte, ok bool) {
+	n := binary.BigEndian.Uint32(b[16:])
+	if n > slotSize-slotHeader {
+		return nil, false
 	}
 	value = b[slotHeader : slotHeader+n]
 	sum := crc32.Update(crc32.Checksum(b[:20], castagnoli), castagnoli, value)
-	return value, binary.BigEndian.Uint64(b[8:]), sum == binary.BigEndian.Uint32(b[20:])
+	return value, sum == binary.BigEndian.Uint32(b[20:])
+}
+
+// newerSlot reports whether the slot is whole and has another number in its magic.
+func newerSlot(b []byte) bool {
+	_, ok := sealedSlot(b)
+	return ok && string(b[:3]) == slotMagic[:3] && b[3] > slotMagic[3]
 }
 
 // save makes value the newest one, durably. After an error the one before is

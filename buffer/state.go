@@ -181,8 +181,11 @@ func parseState(value []byte) (savedState, error) {
 	if value == nil {
 		return st, nil
 	}
+	if err := checkFormat(value, stateFormat); err != nil {
+		return st, err
+	}
 	err := json.Unmarshal(value, &st)
-	if err == nil && (st.Format != 1 || !validIncarnation(st.Incarnation)) {
+	if err == nil && (st.Format < 1 || !validIncarnation(st.Incarnation)) {
 		err = fmt.Errorf("format %d, incarnation %q", st.Format, st.Incarnation)
 	}
 	if err != nil {
@@ -212,7 +215,7 @@ func (b *Buffer) saveState(clean bool) error {
 	for name, l := range b.lanes {
 		s.keep[name] = l.snapshot()
 	}
-	st := savedState{Format: 1, Incarnation: s.incarnation, Former: s.former, Clean: clean, Classes: s.keep}
+	st := savedState{Format: stateFormat, Incarnation: s.incarnation, Former: s.former, Clean: clean, Classes: s.keep}
 	js, err := json.Marshal(st)
 	if err != nil {
 		return err

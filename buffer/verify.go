@@ -16,6 +16,8 @@ type Finding struct {
 	File  string `json:"file"`
 	First uint64 `json:"first"` // the first event concerned; 0: all of the file, or none
 	What  string `json:"what"`
+
+	newer bool // a block of a newer version: it is not damaged
 }
 
 // Verify reads everything and returns what is damaged, and what is missing without
@@ -82,6 +84,8 @@ func (o *Offline) verifySegment(s *segment) (findings []Finding, present []span)
 	err := s.each(func(first uint64, block []byte) error {
 		h, _, err := o.codec.decode(block, s.about.Class)
 		switch {
+		case errors.Is(err, ErrNewer):
+			findings = append(findings, Finding{File: file, First: first, What: err.Error(), newer: true})
 		case err != nil:
 			found(first, err.Error())
 		case h.first != first:

@@ -42,7 +42,7 @@ func TestCommandLine(t *testing.T) {
 			return free.Close()
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"waitfor": waitFor, "send": send, "status": exitStatus, "subst": subst, "sparse": sparse,
+			"waitfor": waitFor, "send": send, "status": exitStatus, "subst": subst, "sparse": sparse, "backlog": backlog, "newer": newer,
 			"kafka": startKafka, "produce": produce, "consume": consume, "envfile": envFile, "sshagent": startAgent,
 		},
 	})

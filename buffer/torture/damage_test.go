@@ -168,6 +168,9 @@ func (r *ruin) one(h **hand, dir string, c *damageCase, loud bool) (v verdict, d
 	if v.Refused != "" && !k.mayFail {
 		v.Problems = append(v.Problems, "the buffer does not open: "+v.Refused)
 	}
+	if v.Refused == "" && k.mustFail {
+		v.Problems = append(v.Problems, "the buffer opens")
+	}
 	if v.Refused != "" && !strings.Contains(v.Refused, dir) {
 		v.Problems = append(v.Problems, "the error names no path: "+v.Refused)
 	}

@@ -3,7 +3,9 @@
 package torture
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"net"
@@ -109,6 +111,7 @@ var fileKinds = []kind{
 	{name: "classes is a file", cases: 7, mayFail: true, survives: 1, do: func(v *victim) { v.inTheWay("classes", false) }},
 	{name: "state is a folder", cases: 7, mayFail: true, survives: 1, do: func(v *victim) { v.inTheWay("state", true) }},
 	{name: "marks is a folder", cases: 7, mayFail: true, survives: 1, do: func(v *victim) { v.inTheWay("marks", true) }},
+	{name: "a newer version's file", cases: 30, mayFail: true, mustFail: true, survives: 1, do: newerVersion},
 	{name: "lock is a folder", cases: 7, mayFail: true, survives: 1, do: func(v *victim) { v.inTheWay("lock", true) }},
 }
 
@@ -349,10 +352,14 @@ func either(v *victim, a, b []byte) []byte {
 // sealedNonsense writes a value with a right checksum into a slot, as the
 // newest: the state file's form is in ARCHITECTURE.md.
 func sealedNonsense(v *victim) {
-	values := []string{"", "{}", "null", "[]", `{"format":2}`, `{"format":1,"incarnation":"zzzzzzzz","classes":{}}`, `{"format":1,"incarnation":"0badcafe"}`,
+	values := []string{"", "{}", "null", "[]", `{"format":0}`, `{"format":1,"incarnation":"zzzzzzzz","classes":{}}`, `{"format":1,"incarnation":"0badcafe"}`,
 		`{"format":1,"incarnation":"` + v.o.manifest.Incarnation + `","classes":{"process":{"next":0,"reserved":0,"newest":0,"cursors":null}}}`,
 		`{"format":1,"incarnation":"` + v.o.manifest.Incarnation + `","classes":null}`}
-	value := values[v.rnd.IntN(len(values))]
+	writeSlot(v, values[v.rnd.IntN(len(values))])
+}
+
+// writeSlot saves a value in one of the state's slots, as its newest.
+func writeSlot(v *victim, value string) {
 	v.note("state %q", value)
 	slots(func(v *victim, a, b []byte) {
 		s := either(v, a, b)
@@ -364,4 +371,50 @@ func sealedNonsense(v *victim) {
 		table := crc32.MakeTable(crc32.Castagnoli)
 		binary.BigEndian.PutUint32(s[20:], crc32.Update(crc32.Checksum(s[:20], table), table, []byte(value)))
 	})(v)
+}
+
+// newerVersion leaves what a newer version wrote: a start must not touch it. The
+// file as it was comes back with undo.
+func newerVersion(v *victim) {
+	rel := "state"
+	if v.rnd.IntN(2) == 0 {
+		rel = v.segment().Path
+	}
+	was, err := os.ReadFile(v.path(rel))
+	v.fail(err)
+	v.undo = func() error {
+		now, err := os.ReadFile(v.path(rel))
+		if err == nil && !bytes.Equal(now, v.newer) {
+			err = fmt.Errorf("%s was changed", rel)
+		}
+		return errors.Join(err, os.WriteFile(v.path(rel), was, 0o600))
+	}
+	if rel == "state" {
+		writeSlot(v, `{"format":2,"incarnation":1}`)
+	} else {
+		v.note("format 2 in %s", rel)
+		v.fail(os.WriteFile(v.path(rel), formatTwo(bytes.Clone(was)), 0o600))
+	}
+	v.newer, err = os.ReadFile(v.path(rel))
+	v.fail(err)
+	v.touched = map[string]bool{}
+}
+
+// formatTwo raises the number in a segment's "about", in all copies of it.
+func formatTwo(b []byte) []byte {
+	table, begin := crc32.MakeTable(crc32.Castagnoli), []byte(`{"format":1,`)
+	for at := bytes.Index(b, begin); at >= 0; {
+		js := b[at:]
+		n := bytes.IndexByte(js, '}') + 1
+		if n > 0 && len(js) >= n+4 && binary.BigEndian.Uint32(js[n:]) == crc32.Checksum(js[:n], table) {
+			js[len(begin)-2] = '2'
+			binary.BigEndian.PutUint32(js[n:], crc32.Checksum(js[:n], table))
+		}
+		next := bytes.Index(b[at+1:], begin)
+		if next < 0 {
+			break
+		}
+		at += 1 + next
+	}
+	return b
 }

@@ -24,6 +24,7 @@ type victim struct {
 	notes   []string
 	err     error
 	undo    func() error // takes away what no start can mend
+	newer   []byte       // a file of a newer version, as it must stay
 }
 
 func newVictim(dir string, o *original, others []*original, seed uint64) (*victim, error) {
