@@ -38,16 +38,16 @@ verdicts() {
   foreign=$(mktemp -d)
   firmware-images/image/keys.sh "$foreign/keys"
   ! rauc info --keyring="$foreign/keys/ca.pem" "$bundle" >/dev/null 2>&1 || fail "a foreign CA passes"
+  say "rauc info: $(sed -n "s/^\(Compatible\|Version\|Bundle Format\): *//p" "$STAGE/rauc" | tr -s '\t\n' ' ')verified; by a foreign CA not"
   rotation "$foreign/keys" "$bundle"
   rm -rf "$foreign"
-  say "rauc info: $(sed -n "s/^\(Compatible\|Version\|Bundle Format\): *//p" "$STAGE/rauc" | tr -s '\t\n' ' ')verified; by a foreign CA not"
   attestations
 }
 
 # rotation KEYS BUNDLE changes the keys as the README says: a new signing key of the same CA passes, a keyring of the old CA
 # and the new one takes bundles of both.
 rotation() {
-  local payload=$1/payload time
+  local payload=$1/payload time bundle
   cat "$dist/image/update-ca.pem" "$1/ca.pem" >"$1/both.pem"
   mkdir "$payload" "$1/old"
   head -c 100000 /dev/urandom >"$payload/rootfs.img"
