@@ -73,6 +73,7 @@ type exact struct {
 	k        *Kafka
 	run      string    // names this run of the agent in the positions that it writes
 	claimed  bool      // this run has committed one
+	before   spot      // of the newest one when it did
 	done     positions // committed, as far as is known
 	limit    int       // events in a transaction while a poisonous one is looked for; 0: there is no search
 	calm     int       // commits since limit changed

@@ -204,3 +204,65 @@ func TestNoTransactions(t *testing.T) {
 	away.Remove()
 	log.waitCursor(t, "process", 10)
 }
+
+// overlap has another agent begin a transaction, and leave it open, right before the first
+// position of an uplink is sent.
+type overlap struct {
+	other *kgo.Client
+	begun chan struct{} // capacity 1
+}
+
+var _ kgo.HookProduceRecordBuffered = overlap{}
+
+func (o overlap) OnProduceRecordBuffered(r *kgo.Record) {
+	if r.Topic != DefaultPositionTopic {
+		return
+	}
+	select {
+	case o.begun <- struct{}{}:
+	default:
+		return
+	}
+	if err := o.other.BeginTransaction(); err != nil {
+		panic(err)
+	}
+	theirs := &kgo.Record{Topic: DefaultPositionTopic, Partition: 0, Key: []byte("gw-18/central"), Value: []byte(`{"session":"x","classes":{}}`)}
+	if err := o.other.ProduceSync(context.Background(), theirs).FirstErr(); err != nil {
+		panic(err)
+	}
+}
+
+// TestOwnPositionIsHidden breaks a session while the open transaction of another agent
+// hides what this run has written, so that the run before it seems to be the last
+// one. That is no rival.
+func TestOwnPositionIsHidden(t *testing.T) {
+	t.Parallel()
+	c := cluster(t, kfake.SeedTopics(1, "sluice.process", DefaultPositionTopic))
+	log := newMemLog()
+	log.put(messages("process", 0, 100, 5)...)
+	before := start(t, exactConfig(c, log))
+	log.waitCursor(t, "process", 100)
+	before.stop(t)
+	log.Rewind(nil)
+	other, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.TransactionalID("other"), kgo.TransactionTimeout(20*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	broken := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "sluice.process", Err: kerr.OutOfOrderSequenceNumber, Count: 1})
+	hidden := overlap{other, make(chan struct{}, 1)}
+	k := startWith(t, exactConfig(c, log), func(k *Kafka) { k.options = append(k.options, kgo.WithHooks(hidden)) })
+	log.put(messages("process", 100, 50, 5)...)
+	waitFor(t, "a session that breaks", func() bool { return broken.Hits() == 1 })
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end) && !k.Stats().Fenced; {
+		time.Sleep(2 * time.Millisecond)
+	}
+	if s := k.Stats(); s.Fenced {
+		t.Fatalf("it takes the run before it for a rival: %s", s.State)
+	}
+	if err := other.EndTransaction(context.Background(), kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+	log.waitCursor(t, "process", 150)
+	checkComplete(t, committed(t, c.ListenAddrs(), "sluice.process"), 150)
+}

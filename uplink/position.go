@@ -54,8 +54,15 @@ func (x *exact) record(p positions) *kgo.Record {
 
 // spot is where a record lies in the topic of positions.
 type spot struct {
+	topicID   [16]byte
 	partition int32
 	offset    int64
+}
+
+// after reports whether a record at s is newer than one at other, as far as they can be
+// compared: one in a topic that was made anew, or in another partition, counts as newer.
+func (s spot) after(other spot) bool {
+	return s.topicID != other.topicID || s.partition != other.partition || s.offset > other.offset
 }
 
 // found is a position that was read.
@@ -77,12 +84,12 @@ func (f found) laterThan(other found) bool {
 	return f.written.After(other.written)
 }
 
-func parsePosition(r *kgo.Record) (found, error) {
+func parsePosition(topicID [16]byte, r *kgo.Record) (found, error) {
 	var v positionValue
 	if err := json.Unmarshal(r.Value, &v); err != nil || v.Session == "" {
 		return found{}, fmt.Errorf("the position at partition %d offset %d cannot be read (%.80q)", r.Partition, r.Offset, r.Value)
 	}
-	f := found{session: v.Session, classes: positions{}, at: spot{r.Partition, r.Offset}, written: r.Timestamp}
+	f := found{session: v.Session, classes: positions{}, at: spot{topicID, r.Partition, r.Offset}, written: r.Timestamp}
 	for class, text := range v.Classes {
 		incarnation, digits, _ := strings.Cut(text, "/")
 		seq, err := strconv.ParseUint(digits, 10, 64)
@@ -202,7 +209,7 @@ func (l positionLog) newest(ctx context.Context, patient bool) (found, error) {
 		if r == nil {
 			continue
 		}
-		f, err := parsePosition(r)
+		f, err := parsePosition(t.TopicID, r)
 		if err != nil || i == 0 {
 			return f, err
 		}

@@ -88,9 +88,10 @@ func (s *session) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	x.adopt(found)
+	x.adopt(found.classes)
 	s.upTo = maps.Clone(x.done)
 	if !x.claimed {
+		x.before = found.at
 		if err := s.begin(); err != nil {
 			return err
 		}
@@ -101,19 +102,26 @@ func (s *session) start(ctx context.Context) error {
 
 // position reads the newest committed position, and returns a fencedError when it
 // is of another run that came after this one.
-func (s *session) position(ctx context.Context, log positionLog, patient bool) (positions, error) {
+func (s *session) position(ctx context.Context, log positionLog, patient bool) (found, error) {
 	x := s.x
-	found, err := log.newest(ctx, patient)
-	if err != nil {
-		return nil, &stepError{log.topic, "read the position", err}
+	f, err := log.newest(ctx, patient)
+	switch {
+	case err != nil:
+		return found{}, &stepError{log.topic, "read the position", err}
+	case !x.claimed || f.session == x.run:
+		return f, nil
+	case f.session != "" && f.at.after(x.before):
+		if f.at != x.rival.at {
+			x.rival = sighting{f.at, time.Now()}
+		}
+		return found{}, &fencedError{x.name(), f.session}
+	case !patient: // what this run has written, or another one behind that, is hidden by a transaction of another agent
+		return s.position(ctx, log, true)
 	}
-	if !x.claimed || found.session == "" || found.session == x.run {
-		return found.classes, nil
-	}
-	if found.at != x.rival.at {
-		x.rival = sighting{found.at, time.Now()}
-	}
-	return nil, &fencedError{x.name(), found.session}
+	// What this run has written is gone, with the topic or with the end of its partition,
+	// and nobody has come since.
+	x.claimed = false
+	return f, nil
 }
 
 // close ends the client. What it still had open the next session aborts.
