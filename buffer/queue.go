@@ -93,7 +93,13 @@ func (l *lane) take() []item {
 // putBack returns events to the front of the queue, and gives gap records,
 // which are written whatever the limits.
 func (l *lane) putBack(items []item) (gaps []item) {
-	var events []item
+	gaps, events := split(items)
+	l.putBackAll(events)
+	return gaps
+}
+
+// split tells gap records from events.
+func split(items []item) (gaps, events []item) {
 	for _, it := range items {
 		if it.gap != nil {
 			gaps = append(gaps, it)
@@ -101,8 +107,7 @@ func (l *lane) putBack(items []item) (gaps []item) {
 			events = append(events, it)
 		}
 	}
-	l.putBackAll(events)
-	return gaps
+	return gaps, events
 }
 
 func (l *lane) putBackAll(items []item) {

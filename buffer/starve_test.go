@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // TestADeliveredSegmentMakesRoomForTheNext has the disk refuse new files while the
@@ -52,4 +53,96 @@ func TestAnIdleClassGivesItsSpaceToOneThatLacksIt(t *testing.T) {
 	waitFor(t, "the segment to be removed", func() bool { return len(segmentFiles(t, c.Dir)) == 0 })
 	r.put("process", 100, 10)
 	wantEvents(t, collect(t, rd, 10), 101, 100)
+}
+
+// still opens a buffer whose writer does not run: the test is the writer.
+func still(t *testing.T, c Config) (*running, *lane) {
+	t.Helper()
+	b, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &running{Buffer: b, t: t, cancel: func() {}, ended: make(chan struct{})}
+	close(r.ended)
+	t.Cleanup(r.stop)
+	return r, b.lanes["process"]
+}
+
+// events are n items numbered from.
+func events(from, n int) (items []item) {
+	for i := range n {
+		items = append(items, item{event: event("process", from+i)})
+	}
+	return items
+}
+
+// TestAnEmptySegmentThatIsGivenUpIsNotMissed has the disk refuse the first commit
+// of a new file, and kills the agent then.
+func TestAnEmptySegmentThatIsGivenUpIsNotMissed(t *testing.T) {
+	c := config(t, nil)
+	r, l := still(t, c)
+	if left := l.store(t.Context(), events(0, 100)); len(left) > 0 {
+		t.Fatal("not stored")
+	}
+	if err := l.roll(); err != nil {
+		t.Fatal(err)
+	}
+	l.abandon()
+	r.crash()
+	if n := len(segmentFiles(t, c.Dir)); n != 1 {
+		t.Errorf("%d files, not 1: the empty one stays", n)
+	}
+	r = start(t, c)
+	if s := r.Stats().Classes["process"]; len(s.Dropped) > 0 || s.Next != 101 {
+		t.Errorf("dropped %v, goes on with %d: nothing was lost", s.Dropped, s.Next)
+	}
+}
+
+// TestWithoutSpaceGapRecordsGoFirst: whoever waits for one frees the disk.
+func TestWithoutSpaceGapRecordsGoFirst(t *testing.T) {
+	_, l := still(t, config(t, nil))
+	if left := l.store(t.Context(), events(0, 10)); len(left) > 0 {
+		t.Fatal("not stored")
+	}
+	told := make(chan error, 2)
+	tell := func(err error) { told <- err }
+	now := time.Now()
+	l.queueGap(newGap(3, 4, reasonDropOldest, now, now), tell)
+	items := append(events(10, 1), l.take()...)
+	l.queueGap(newGap(5, 6, reasonDropOldest, now, now), tell)
+	left := l.gapsFirst(items)
+	if len(left) != 1 || left[0].gap != nil {
+		t.Errorf("left are %d items, not the event alone", len(left))
+	}
+	if len(told) != 2 || <-told != nil || <-told != nil || l.gapsQueued != 0 {
+		t.Errorf("%d gap records are still on their way", l.gapsQueued)
+	}
+	if l.next != 13 || !l.recorded(3, 6) {
+		t.Errorf("the next number is %d, not 13, or the records are not there", l.next)
+	}
+}
+
+// TestWithoutSpaceTheOldestGivesWay, but no more of it than what is to be written
+// can need, and only where the class says so.
+func TestWithoutSpaceTheOldestGivesWay(t *testing.T) {
+	for when, want := range map[WhenFull]int{Block: 0, DropOldest: 2, DropNewest: 0} {
+		_, l := still(t, config(t, func(c *Config) { c.Classes[0].WhenFull = when }))
+		for i := range 5 {
+			if left := l.store(t.Context(), events(10*i, 10)); len(left) > 0 {
+				t.Fatal("not stored")
+			}
+			if err := l.roll(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		size, had := l.segments[0].bytes, len(l.segments)
+		one := events(50, 1)
+		freed := l.giveWay(one, growStep-size) // so that a little more than one of them is missing
+		if n := had - len(l.segments); n != want || freed != int64(want)*size {
+			t.Errorf("%s: %d segments and %d bytes were given up, not %d", when, n, freed, want)
+		}
+		if freed = l.giveWay(one, growStep+2*cost(&one[0].event)); freed > 0 {
+			t.Errorf("%s: %d bytes more than it can need were given up", when, freed)
+		}
+	}
 }

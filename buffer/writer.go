@@ -123,7 +123,7 @@ func (l *lane) commitNext(ctx context.Context) bool {
 		if l.class.WhenFull == DropNewest {
 			if l.stopping || !l.rest(ctx) { // a stop is no reason to drop: the sources still have it
 				items = l.putBack(items)
-				return len(items) > 0 && l.store(ctx, items)
+				return len(items) > 0 && l.keep(ctx, items)
 			}
 			if !l.makeRoom(items) {
 				var ok bool
@@ -136,21 +136,27 @@ func (l *lane) commitNext(ctx context.Context) bool {
 			return false
 		}
 	}
-	if !l.store(ctx, items) {
-		l.putBackAll(items)
-		return false
+	return l.keep(ctx, items)
+}
+
+// keep stores items; false when ctx ended first, and what is left is in the queue
+// again.
+func (l *lane) keep(ctx context.Context, items []item) bool {
+	left := l.store(ctx, items)
+	if len(left) > 0 {
+		l.putBackAll(left)
 	}
-	return true
+	return len(left) == 0
 }
 
 // store commits items, again and again while the disk refuses, and acknowledges
-// them; false when ctx ends first. After a failed commit the file is left as it
-// is and a new one takes over: what a failed sync left in the page cache and
-// what is on the disk may differ, and only a file never written again is what
-// its last good commit says.
-func (l *lane) store(ctx context.Context, items []item) bool {
-	wait := 50 * time.Millisecond
-	for {
+// them. It returns those that are left when ctx ends first. After a failed commit
+// the file is left as it is and a new one takes over: what a failed sync left in
+// the page cache and what is on the disk may differ, and only a file never written
+// again is what its last good commit says.
+func (l *lane) store(ctx context.Context, items []item) (left []item) {
+	wait, freed := 50*time.Millisecond, int64(0)
+	for len(items) > 0 || l.spillDue() {
 		l.release()
 		begin := time.Now()
 		err := l.commit(items)
@@ -159,18 +165,43 @@ func (l *lane) store(ctx context.Context, items []item) bool {
 				l.observe(time.Since(begin))
 			}
 			l.acknowledge(items)
-			return true
+			return nil
 		}
 		l.failed(err)
+		if noSpace(err) {
+			freed += l.giveWay(items, freed)
+			items = l.gapsFirst(items)
+		}
 		select {
 		case <-ctx.Done():
-			return false
+			return items
 		case <-l.acked: // a segment that is delivered may be the room that is missing
 		case <-time.After(wait):
 		}
 		l.trim(0)
 		wait = min(2*wait, 2*time.Second)
 	}
+	return nil
+}
+
+// gapsFirst commits the gap records of items and of the queue by themselves,
+// after there was no space for more: readers wait for them, and what those deliver
+// then is the space that is missing. It returns what is left of items.
+func (l *lane) gapsFirst(items []item) (left []item) {
+	gaps, left := split(items)
+	l.mu.Lock()
+	queued, rest := split(l.pending)
+	l.pending = rest
+	l.mu.Unlock()
+	if gaps = append(gaps, queued...); len(gaps) == 0 {
+		return left
+	}
+	if err := l.commit(gaps); err != nil {
+		l.failed(err)
+		return append(gaps, left...)
+	}
+	l.acknowledge(gaps)
+	return left
 }
 
 // failed notes a failed commit and gives the active segment up.
@@ -179,7 +210,7 @@ func (l *lane) failed(err error) {
 	first := l.fault == ""
 	l.fault = err.Error()
 	l.mu.Unlock()
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if noSpace(err) {
 		l.disk.starve()
 	}
 	if first {
@@ -187,6 +218,8 @@ func (l *lane) failed(err error) {
 	}
 	l.abandon()
 }
+
+func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // mended forgets the fault: something was made durable. The caller holds the lock.
 func (l *lane) mended() {
@@ -196,7 +229,9 @@ func (l *lane) mended() {
 	}
 }
 
-// abandon stops writing the active segment. An empty one is removed.
+// abandon stops writing the active segment. An empty one is removed, once the
+// state no longer names it: a start that misses the newest file takes the numbers
+// that were set aside for lost.
 func (l *lane) abandon() {
 	l.mu.Lock()
 	s := l.active
@@ -210,7 +245,7 @@ func (l *lane) abandon() {
 		return
 	}
 	end := s.close
-	if empty {
+	if empty && l.saveState(false) == nil {
 		end = s.remove
 	}
 	if err := end(); err != nil {

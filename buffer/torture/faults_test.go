@@ -114,7 +114,8 @@ func (x *trouble) finish(kill bool) {
 	} else {
 		x.say("stopped in %s", x.life.terminate(stopLimit).Round(time.Millisecond))
 	}
-	missing := drainAll(x.t, x.name, x.dir, x.book, options{number: x.next}, func(string) bool { return false })
+	p, _ := findPlan(x.name)
+	missing := drainAll(x.t, x.name, x.dir, x.book, options{number: x.next}, p.lossy)
 	judge(x.t, x.book)
 	if len(x.said) > 1 {
 		x.t.Logf("SUMMARY %s: %s; %s, %d missing", x.t.Name(), strings.Join(x.said, ", "), x.book.counts(), missing)
@@ -173,6 +174,21 @@ func TestFullOfItsOwn(t *testing.T) {
 		t.Fatalf("no start on a full disk: %s", x.life.refused)
 	}
 	x.mended()
+	x.finish(true)
+}
+
+// TestFullDiskDropsTheOldest fills a disk by the backlog alone, in a class whose
+// oldest events make way. It must go on: at first with uplinks that are away, then
+// after a kill with uplinks that come to what was dropped and need gap records.
+func TestFullDiskDropsTheOldest(t *testing.T) {
+	d := tmpfs(t, 8)
+	x := newTrouble(t, "fill and drop", d.data())
+	x.start()
+	x.working(30_000)
+	x.life.kill()
+	x.name = "deliver and drop"
+	x.start()
+	x.working(10_000)
 	x.finish(true)
 }
 

@@ -78,6 +78,12 @@ var plans = map[string]plan{
 	// As "one file" with uplinks that take what there is.
 	"deliver": {config: segments(64<<20, block("block", 1<<30)), producers: 3, size: mixed, rest: 20 * time.Microsecond,
 		uplinks: map[string]pace{"fast": {}, "slow": {}}},
+	// As "fill", and what is older makes way.
+	"fill and drop": {config: classes(dropOldest("oldest", 1<<30)), producers: 3, size: mixed, rest: 20 * time.Microsecond,
+		uplinks: map[string]pace{"fast": stalled, "slow": stalled}},
+	// As that with uplinks that are no faster than what comes.
+	"deliver and drop": {config: classes(dropOldest("oldest", 1<<30)), producers: 3, size: mixed, rest: 20 * time.Microsecond,
+		uplinks: map[string]pace{"fast": {rest: 5 * time.Millisecond}, "slow": {rest: 20 * time.Millisecond, ackEvery: 2}}},
 	// As "fill", and a disk counts as full when half of it is.
 	"min free": {config: minFree(0.5, block("block", 1<<30)), producers: 3, size: mixed, rest: 20 * time.Microsecond,
 		uplinks: map[string]pace{"fast": stalled, "slow": stalled}},
