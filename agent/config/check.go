@@ -180,6 +180,8 @@ func (d *decoder) checkURL(path, text string, schemes, ownPort []string) {
 		d.wrong(path, d.show(path, text)+" has no known scheme", allowed)
 	case u.Hostname() == "":
 		d.wrong(path, d.show(path, text)+" has no host", allowed)
+	case strings.Contains(u.Hostname(), ":") && !strings.HasPrefix(u.Host, "["):
+		d.wrong(path, d.show(path, text)+" has an IPv6 address without brackets", "such as "+u.Scheme+"://[::1]:port")
 	case u.Port() == "" && !slices.Contains(ownPort, u.Scheme):
 		d.wrong(path, d.show(path, text)+" has no port", allowed)
 	case u.Port() != "" && !isPort(u.Port(), false):

@@ -17,7 +17,7 @@ func (d *decoder) checkRemote(r *Remote) {
 	for _, t := range []struct{ key, topic string }{{"config_topic", r.ConfigTopic}, {"status_topic", r.StatusTopic}, {"command_topic", r.CommandTopic}} {
 		at := join("remote", t.key)
 		switch other := seen[t.topic]; {
-		case t.topic == "" || len(t.topic) > 249 || !isTopicText(t.topic) || t.topic == "." || t.topic == "..":
+		case t.topic == "" || len(t.topic) > maxTopic || !isTopicText(t.topic) || t.topic == "." || t.topic == "..":
 			d.wrong(at, d.show(at, t.topic)+" cannot be a Kafka topic", "1 to 249 of A-Z a-z 0-9 . _ -")
 		case other != "":
 			d.wrong(at, d.show(at, t.topic)+" is "+other+" too", "a topic for each")

@@ -49,7 +49,7 @@ func (d *decoder) checkKafka(k *Kafka, used []string, path string) {
 	}
 	d.checkTemplate(path+".topic", k.Topic, true)
 	d.checkTemplate(path+".key", k.Key, false)
-	if !isTopicText(k.PositionTopic) || len(k.PositionTopic) > 249 {
+	if !isTopicText(k.PositionTopic) || len(k.PositionTopic) > maxTopic {
 		d.wrong(path+".position_topic", d.show(path+".position_topic", k.PositionTopic)+" cannot be a Kafka topic", "1 to 249 of A-Z a-z 0-9 . _ -")
 	}
 	d.checkRate(k, path)
@@ -96,14 +96,26 @@ func (d *decoder) checkRate(k *Kafka, path string) {
 // placeholderForms says what stands between braces in a topic or key.
 const placeholderForms = "{agent} {class} {source} {device} {label.NAME} {mqtt.topic} {mqtt.topic.N}"
 
+// maxTopic is how long the name of a topic may be: Kafka's
+// org.apache.kafka.common.internals.Topic.MAX_NAME_LENGTH.
+const maxTopic = 249
+
 // checkTemplate checks the placeholders of a topic or key; a topic's own text
 // must be of what Kafka allows.
 func (d *decoder) checkTemplate(path, template string, topic bool) {
-	if topic && template == "" {
+	switch {
+	case topic && template == "":
 		d.wrong(path, "is empty", "a topic such as sluice.{class}")
+	case topic && (template == "." || template == ".."):
+		d.wrong(path, d.show(path, template)+" is no name that Kafka takes", "a topic such as sluice.{class}")
 	}
+	fixed := 0 // bytes of text
 	for rest := template; rest != ""; {
 		text, after, open := strings.Cut(rest, "{")
+		if fixed += len(text); topic && fixed > maxTopic {
+			d.wrong(path, fmt.Sprintf("is longer than a Kafka topic may be: %d characters or more", fixed), fmt.Sprintf("at most %d", maxTopic))
+			return
+		}
 		if strings.Contains(text, "}") {
 			d.wrong(path, "has a } without its {", placeholderForms)
 		} else if topic && text != "" && !isTopicText(text) {
