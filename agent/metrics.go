@@ -11,6 +11,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
+	"sluice/agent/remote"
 	"sluice/agent/web"
 	"sluice/drivers/mqtt"
 )
@@ -47,8 +48,45 @@ var help = map[string]string{
 	"sluice_modbus_polls_total":         "Polls by result.",
 	"sluice_modbus_poll_seconds":        "Duration of polls.",
 	"sluice_config_version":             "Version of the config that came over the uplink; 0 for the local file.",
-	"sluice_config_info":                "State of the config, always 1.",
+	"sluice_config_info":                "1 for the state that the config is in, 0 for the others.",
 }
+
+// processHelp lists the metrics of the runtime and the process that are passed on.
+// The library has more; those break Prometheus's rules (promtool check metrics).
+var processHelp = map[string]string{
+	"go_info":                            "Version of Go.",
+	"go_goroutines":                      "Goroutines.",
+	"go_threads":                         "Threads that the runtime has made.",
+	"go_gc_duration_seconds":             "Pauses of garbage collections.",
+	"go_memlimit_bytes":                  "Soft limit of the runtime, from agent.memory_limit.",
+	"go_memstats_alloc_bytes":            "Bytes of live and not yet collected objects.",
+	"go_memstats_alloc_bytes_total":      "Bytes allocated, freed ones included.",
+	"go_memstats_frees_total":            "Objects freed.",
+	"go_memstats_heap_idle_bytes":        "Bytes of the heap that wait to be used.",
+	"go_memstats_heap_inuse_bytes":       "Bytes of the heap in use.",
+	"go_memstats_heap_objects":           "Objects on the heap.",
+	"go_memstats_heap_released_bytes":    "Bytes of the heap that the system has back.",
+	"go_memstats_heap_sys_bytes":         "Bytes of the heap, from the system.",
+	"go_memstats_last_gc_time_seconds":   "When the last garbage collection ended, in seconds since 1970.",
+	"go_memstats_mallocs_total":          "Objects allocated.",
+	"go_memstats_next_gc_bytes":          "Size of the heap at which the next garbage collection begins.",
+	"go_memstats_stack_inuse_bytes":      "Bytes of stacks.",
+	"go_memstats_sys_bytes":              "Bytes from the system.",
+	"process_cpu_seconds_total":          "CPU time, of user and system.",
+	"process_major_pagefaults_total":     "Page faults that read from a disk.",
+	"process_max_fds":                    "File descriptors that may be open.",
+	"process_num_threads":                "Threads.",
+	"process_open_fds":                   "File descriptors that are open.",
+	"process_resident_memory_anon_bytes": "Bytes of memory in use that no file stands behind.",
+	"process_resident_memory_bytes":      "Bytes of memory in use.",
+	"process_resident_memory_file_bytes": "Bytes of memory in use that files stand behind: the program and segments that are read.",
+	"process_resident_memory_peak_bytes": "The most that process_resident_memory_bytes has been.",
+	"process_start_time_seconds":         "When the process was started, in seconds since 1970.",
+	"process_virtual_memory_bytes":       "Bytes of address space.",
+}
+
+// configStates are the labels of sluice_config_info.
+var configStates = []remote.State{remote.StateApplied, remote.StateApplying, remote.StateTrial, remote.StateRolledBack, remote.StateRejected}
 
 // meters are the histograms, which the stages feed as they go.
 type meters struct {
@@ -115,23 +153,32 @@ func (a *Agent) Metrics(w io.Writer) {
 	s.count("sluice_buffer_written_bytes_total", uint64(log.WrittenBytes))
 	s.count("sluice_buffer_commits_total", log.Commits)
 	s.gauge("sluice_config_version", float64(st.Config.Version))
-	s.gauge(labelled("sluice_config_info", "state", st.Config.State), 1)
+	for _, state := range configStates {
+		s.flag(labelled("sluice_config_info", "state", state), st.Config.State == string(state))
+	}
 	var page bytes.Buffer
 	s.set.WritePrometheus(&page)
 	a.meters.set.WritePrometheus(&page)
-	for line := range bytes.Lines(page.Bytes()) {
-		_, _ = w.Write(explain(line)) // the reader went away: nobody to tell
-	}
-	metrics.WriteProcessMetrics(w)
+	explain(w, page.Bytes(), help)
+	page.Reset()
+	metrics.WriteProcessMetrics(&page)
+	metrics.WriteFDMetrics(&page)
+	explain(w, page.Bytes(), processHelp)
 }
 
-// explain adds the help text to a line that has room for one.
-func explain(line []byte) []byte {
-	name, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "# HELP ")
-	if !ok || help[name] == "" {
-		return line
+// explain writes the metrics of page that texts has a help text for, with it. Each
+// begins with a line of its own that has room for one.
+func explain(w io.Writer, page []byte, texts map[string]string) {
+	known := false
+	for line := range bytes.Lines(page) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "# HELP "); ok {
+			known = texts[name] != ""
+			line = fmt.Appendf(nil, "# HELP %s %s\n", name, texts[name])
+		}
+		if known {
+			_, _ = w.Write(line) // the reader went away: nobody to tell
+		}
 	}
-	return fmt.Appendf(nil, "# HELP %s %s\n", name, help[name])
 }
 
 func sourceMetrics(s sheet, name string, classes []string, src web.Source) {
