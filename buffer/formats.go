@@ -40,11 +40,14 @@ func checkFormat(js []byte, reads int) error {
 // checkFormats reports a newer format of the state or the marks in dir, before
 // anything is opened for writing. What else is wrong with them is not its concern.
 func checkFormats(dir string) error {
-	for name, reads := range map[string]int{stateName: stateFormat, marksName: marksFormat} {
-		path := filepath.Join(dir, name)
+	for _, file := range []struct {
+		name  string
+		reads int
+	}{{stateName, stateFormat}, {marksName, marksFormat}} {
+		path := filepath.Join(dir, file.name)
 		value, err := readSlotFile(path)
 		if err == nil {
-			err = checkFormat(value, reads)
+			err = checkFormat(value, file.reads)
 		}
 		if errors.Is(err, ErrNewer) {
 			return fmt.Errorf("%s: %w", path, err)

@@ -124,7 +124,8 @@ type Buffer struct {
 	SpillAfter time.Duration `yaml:"spill_after" default:"0s" range:"0s..1m"`
 	// Bytes of one file of the log.
 	Segment Size `yaml:"segment" default:"16MiB" range:"1MiB..512MiB"`
-	// Share of the file system that stays free; below it the buffer counts as full.
+	// Share of the file system that stays free; below it the buffer counts as full,
+	// from the next commit on. One segment of each class may be held all the same.
 	MinFree Share `yaml:"min_free" default:"5%" range:"0%..90%"`
 }
 
