@@ -91,7 +91,7 @@ func (g *spreads) of(u *config.Uplink) *uplink.Spread {
 		if g.all == nil {
 			g.all = map[string]*uplink.Spread{}
 		}
-		g.all[key] = &uplink.Spread{}
+		g.all[key] = &uplink.Spread{Brokers: len(u.Kafka.Brokers)}
 	}
 	return g.all[key]
 }

@@ -67,6 +67,7 @@ type keeper struct {
 	pending  *remote.Decision // what is to be adopted
 	withdrew string           // digest of the document for whose withdrawal the topic was read again
 	reread   *time.Timer
+	ripe     *time.Timer // when the config that runs has run for long enough
 	reloads  []reload
 
 	gone     []string           // uplinks that only a config had that was rolled back
@@ -259,6 +260,7 @@ func (k *keeper) run(ctx context.Context) {
 	defer report.Stop()
 	k.reread = time.NewTimer(0)
 	<-k.reread.C
+	k.ripe = time.NewTimer(k.cfg.Remote.Trial)
 	_ = k.relink(ctx, true) // its error is logged, and it is tried again
 	defer k.unlink()
 	k.runUpdater(ctx)
@@ -283,6 +285,8 @@ func (k *keeper) run(ctx context.Context) {
 		case <-report.C:
 			report.Reset(reportEvery)
 			k.publish(false)
+		case <-k.ripe.C:
+			k.settled()
 		case <-k.reread.C:
 			_ = k.relink(ctx, true) // its error is logged
 		}

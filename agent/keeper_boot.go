@@ -28,7 +28,58 @@ func (k *keeper) begin() *config.Config {
 	if t := k.configs.Trial; t != nil {
 		return k.resume(*t)
 	}
+	return k.grow()
+}
+
+// grow counts a start with a config that has proven itself and has not run for long
+// since: one that lets the agent die a little later would otherwise do so for ever. It
+// returns the config to start with, that before it after too many such starts.
+func (k *keeper) grow() *config.Config {
+	b := k.configs.Before
+	if !k.configs.Young() {
+		k.settled()
+		return k.cfg
+	}
+	if b.Starts < maxStarts {
+		again := *b
+		again.Starts++
+		if err := k.configs.Keep(again); err != nil {
+			k.log.Error("a start with a config that is new cannot be counted", "error", err)
+		}
+		return k.cfg
+	}
+	reason := fmt.Sprintf("the agent was started with it %d times, and did not run for long", b.Starts)
+	k.failed = &verdict{target: b.Target, digest: b.Digest, code: remote.Crashed, reason: reason}
+	k.log.Error("the config is rolled back", "target", b.Target, "version", k.by.Version, "code", remote.Crashed, "reason", reason)
+	err := k.store.Save(remote.RolledBack(k.store.Memory(), b.Target, b.Digest))
+	if err == nil {
+		err = k.configs.Revert()
+	}
+	if err != nil {
+		k.log.Error("the config before cannot be brought back; the next start tries again", "error", err)
+		return k.cfg
+	}
+	k.save(remote.Running(k.store.Memory(), b.Applied))
+	k.proven()
 	return k.cfg
+}
+
+// settled forgets what was before the config that runs.
+func (k *keeper) settled() {
+	if err := k.configs.Settle(); err != nil {
+		k.log.Error("what was before the config that runs cannot be forgotten", "error", err)
+	}
+}
+
+// rest has a stop in order not count as one that the config is to blame for.
+func (k *keeper) rest() {
+	if b := k.configs.Before; b != nil && b.Starts > 0 {
+		again := *b
+		again.Starts = 0
+		if err := k.configs.Keep(again); err != nil {
+			k.log.Error("a stop in order cannot be counted as such", "error", err)
+		}
+	}
 }
 
 // proven makes the last good config the one to go back to, or that of the file.

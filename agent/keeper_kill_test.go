@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 }
 
 // childAgent is an agent in a process of its own. A source named boom kills it as
-// soon as it is up, as a defect in a driver would.
+// soon as it is up, as a defect in a driver would; one named later does so only when its
+// config has proven itself, and then at each start.
 func childAgent(dir string) int {
 	s := supervisor(dir, killTrial)
 	s.Out = &boom{}
@@ -58,11 +59,15 @@ func childAgent(dir string) int {
 func die() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) }
 
 // boom is a log that kills.
-type boom struct{}
+type boom struct{ tried bool }
 
-func (boom) Write(b []byte) (int, error) {
-	if bytes.Contains(b, []byte("source=boom")) {
+func (x *boom) Write(b []byte) (int, error) {
+	x.tried = x.tried || bytes.Contains(b, []byte("a config is tried"))
+	switch later := bytes.Contains(b, []byte("source=later")); {
+	case bytes.Contains(b, []byte("source=boom")):
 		die()
+	case later && !x.tried, x.tried && bytes.Contains(b, []byte("the config is applied")) && bytes.Contains(b, []byte("version=7")):
+		time.AfterFunc(300*time.Millisecond, die)
 	}
 	return os.Stderr.Write(b)
 }
@@ -163,8 +168,8 @@ func TestKilledWhileAConfigIsApplied(t *testing.T) {
 		from, to, n int // operations
 	}{
 		// A start takes 2, to remember the version 10, and the topic 10; to write down
-		// what is tried 5; then 2 and 10 to commit, or 10 and 2 to roll back.
-		{"good", false, 3, 39, 2},
+		// what is tried 5; then 5, 2 and 10 to commit, or 10 and 2 to roll back.
+		{"good", false, 3, 43, 2},
 		{"bad", true, 22, 38, 2},
 	} {
 		for kill := series.from; kill <= series.to; kill += series.n {
@@ -255,42 +260,47 @@ func (f *fleet) wholes() {
 }
 
 // TestAConfigThatKillsTheAgentIsGivenUp starts the agent again and again, as a
-// service manager does.
+// service manager does. One of the configs kills it before it has proven itself, the
+// other one a little later.
 func TestAConfigThatKillsTheAgentIsGivenUp(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t)
-	if err := os.WriteFile(filepath.Join(f.dir, "sluice.yaml"), f.file(""), 0o600); err != nil {
-		t.Fatal(err)
+	for name, version := range map[string]int{"boom": 1, "later": 7} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t)
+			if err := os.WriteFile(filepath.Join(f.dir, "sluice.yaml"), f.file(""), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f.session()
+			stop := f.messages()
+			c := f.child(0)
+			f.state(0, remote.StateApplied, 0, "")
+			body := strings.Replace(f.config(settings{}), "sources: {", fmt.Sprintf(`sources: { %s: { mqtt: { servers: [ "tcp://%s" ], client_id: x, subscribe: [ { filter: "x/#" } ] } },`, name, f.mqtt), 1)
+			f.publishConfig(signed{version: version, body: body})
+			deaths := 0
+			for ; deaths < 10; deaths++ {
+				ended := make(chan error, 1)
+				go func() { ended <- c.Wait() }()
+				mark := f.mark()
+				select {
+				case <-ended:
+					c = f.child(0)
+					continue
+				case <-time.After(4 * time.Second):
+				}
+				st := f.state(mark-1, remote.StateRolledBack, 0, remote.Crashed)
+				if !strings.Contains(st.Config.Reason, "3 times") {
+					t.Errorf("%+v", st.Config)
+				}
+				break
+			}
+			if deaths != maxStarts {
+				t.Errorf("it died %d times", deaths)
+			}
+			f.allArrive(stop())
+			mark := f.mark()
+			f.publishConfig(signed{version: version + 1, body: f.config(settings{})})
+			f.state(mark, remote.StateApplied, uint64(version)+1, "")
+			_ = c.Process.Signal(syscall.SIGTERM)
+		})
 	}
-	f.session()
-	stop := f.messages()
-	c := f.child(0)
-	f.state(0, remote.StateApplied, 0, "")
-	body := strings.Replace(f.config(settings{}), "sources: {", fmt.Sprintf(`sources: { boom: { mqtt: { servers: [ "tcp://%s" ], client_id: boom, subscribe: [ { filter: "x/#" } ] } },`, f.mqtt), 1)
-	f.publishConfig(signed{version: 1, body: body})
-	deaths := 0
-	for ; deaths < 10; deaths++ {
-		ended := make(chan error, 1)
-		go func() { ended <- c.Wait() }()
-		mark := f.mark()
-		select {
-		case <-ended:
-			c = f.child(0)
-			continue
-		case <-time.After(4 * time.Second):
-		}
-		st := f.state(mark-1, remote.StateRolledBack, 0, remote.Crashed)
-		if !strings.Contains(st.Config.Reason, "3 times") {
-			t.Errorf("%+v", st.Config)
-		}
-		break
-	}
-	if deaths != maxStarts {
-		t.Errorf("it died %d times", deaths)
-	}
-	f.allArrive(stop())
-	mark := f.mark()
-	f.publishConfig(signed{version: 2, body: f.config(settings{})})
-	f.state(mark, remote.StateApplied, 2, "")
-	_ = c.Process.Signal(syscall.SIGTERM)
 }

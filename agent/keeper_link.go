@@ -8,8 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"sluice/agent/config"
 	"sluice/agent/remote"
+	"sluice/uplink"
 	"sluice/uplink/channel"
 )
 
@@ -77,9 +80,20 @@ func (k *keeper) openLink(cfg *config.Config) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch, err := channel.New(channel.Config{Client: opts, Spread: true, ConfigTopic: cfg.Remote.ConfigTopic, CommandTopic: cfg.Remote.CommandTopic, StatusTopic: cfg.Remote.StatusTopic,
+	ch, err := channel.New(channel.Config{Client: opts, Spread: true, Via: k.byUplink(cfg.Remote.Uplink), ConfigTopic: cfg.Remote.ConfigTopic, CommandTopic: cfg.Remote.CommandTopic, StatusTopic: cfg.Remote.StatusTopic,
 		Wanted: func(key string) bool { return remote.Wanted(key, cfg.Agent.ID, cfg.Agent.Labels) }, Log: k.log.With("stage", "remote")})
 	return &link{ch: ch, out: make(chan letter, outLimit)}, err
+}
+
+// byUplink sends requests over the connections of an uplink, while it runs and sends.
+func (k *keeper) byUplink(name string) channel.Via {
+	return func(ctx context.Context, broker int32, req kmsg.Request) (kmsg.Response, error) {
+		legs := k.agent.parts().legsOf(name)
+		if len(legs) == 0 {
+			return nil, uplink.ErrNoClient
+		}
+		return legs[0].kafka.Request(ctx, broker, req)
+	}
 }
 
 // unlink ends the channel; run waits for it at its end.

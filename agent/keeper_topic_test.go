@@ -36,17 +36,7 @@ func TestWhateverBecomesOfTheTopicTheLastGoodConfigRuns(t *testing.T) {
 	anew := func(policy string) {
 		t.Helper()
 		stop()
-		if _, err := f.admin.DeleteTopics(t.Context(), "sluice.config"); err != nil {
-			t.Fatal(err)
-		}
-		for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-			resp, err := f.admin.CreateTopic(t.Context(), 1, 1, map[string]*string{"cleanup.policy": &policy}, "sluice.config")
-			if err == nil && resp.Err == nil {
-				break
-			} else if time.Now().After(end) {
-				t.Fatal(err, resp.Err)
-			}
-		}
+		f.recreate(policy)
 		stop = f.start(f.file(""), 0)
 	}
 	mark := f.mark()
@@ -67,6 +57,58 @@ func TestWhateverBecomesOfTheTopicTheLastGoodConfigRuns(t *testing.T) {
 	f.state(mark, remote.StateRejected, 1, trust.SameVersion)
 	f.publishConfig(signed{version: 2, body: f.config(settings{level: "debug"})})
 	f.state(mark, remote.StateApplied, 2, "")
+}
+
+// recreate makes the config topic anew, without a record.
+func (f *fleet) recreate(policy string) {
+	f.Helper()
+	if _, err := f.admin.DeleteTopics(f.Context(), "sluice.config"); err != nil {
+		f.Fatal(err)
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		resp, err := f.admin.CreateTopic(f.Context(), 1, 1, map[string]*string{"cleanup.policy": &policy}, "sluice.config")
+		if err == nil && resp.Err == nil {
+			return
+		} else if time.Now().After(end) {
+			f.Fatal(err, resp.Err)
+		}
+	}
+}
+
+// TestATopicThatIsMadeAnewDuringATrial: the trial goes its way, to the end that it would
+// have had, also over a restart; the status says what became of the topic.
+func TestATopicThatIsMadeAnewDuringATrial(t *testing.T) {
+	t.Parallel()
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart ", killed), func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t)
+			stop := f.start(f.file(""), 4*time.Second)
+			defer func() { stop() }()
+			f.publishConfig(signed{version: 1, body: f.config(settings{filter: `{ filter: "mine/#" }`})})
+			f.state(0, remote.StateApplied, 1, "")
+			bad := signed{version: 2, body: f.config(settings{http: nobody(t)})} // a source that was up
+			mark := f.mark()
+			f.publishConfig(bad)
+			f.state(mark, remote.StateTrial, 2, "")
+			f.recreate("compact")
+			if killed {
+				stop()
+				stop = f.start(f.file(""), 4*time.Second)
+			}
+			f.state(mark, remote.StateRolledBack, 1, remote.TrialFailed)
+			f.publish("mine/1", "the last good one runs")
+			f.arrives("p.process", "the last good one runs")
+
+			mark = f.mark()
+			f.put("sluice.config", "agent:gw-1", f.sign(bad)) // what failed is not tried again, whoever puts it back
+			f.publishConfig(signed{target: "all", version: 9, body: "config: {}"})
+			f.state(mark, remote.StateRolledBack, 1, remote.TrialFailed)
+			mark = f.mark()
+			f.publishConfig(signed{version: 3, body: f.config(settings{filter: `{ filter: "mine/#" }`, level: "debug"})})
+			f.state(mark, remote.StateApplied, 3, "")
+		})
+	}
 }
 
 // TestTheFileIsChangedUnderARemoteConfig: what is locked counts, the rest goes on.

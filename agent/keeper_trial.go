@@ -240,7 +240,11 @@ func unprovenUplink(p *parts, name string, t *trial, log buffer.Stats) []string 
 // commit makes the config on trial the good one.
 func (k *keeper) commit(ctx context.Context) {
 	t := k.trial
-	if err := k.configs.Commit(); err != nil {
+	before := floor.Before{Target: t.Target, Digest: t.Digest, File: t.File, Starts: 1}
+	if k.configs.Good != nil {
+		before.Good = *k.configs.Good
+	}
+	if err := errors.Join(k.configs.Keep(before), k.configs.Commit()); err != nil {
 		k.rollBack(ctx, remote.NotStored, err.Error())
 		return
 	}
@@ -248,6 +252,7 @@ func (k *keeper) commit(ctx context.Context) {
 	k.save(remote.Running(k.store.Memory(), t.Applied))
 	k.trial, k.phase, k.notice, k.failed, k.refusals, k.anew = nil, "", nil, nil, nil, ""
 	k.topic = k.oddities(k.reached)
+	k.ripe.Reset(k.cfg.Remote.Trial)
 	k.log.Info("the config is applied", "target", t.Target, "version", t.Applied.Version, "file", t.File)
 	k.agent.reports.report("config-applied", "", k.about(t))
 	if err := k.agent.settle(ctx, t.cfg); err != nil && ctx.Err() == nil {

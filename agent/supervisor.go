@@ -127,6 +127,9 @@ func (s *Supervisor) runOne(ctx context.Context, file *config.Config) (next *con
 			stop()
 			select {
 			case <-kept:
+				if err == nil {
+					k.rest()
+				}
 			case <-time.After(keeperGrace):
 			}
 			k.close()

@@ -94,6 +94,7 @@ func (a *Agent) connect(d *destination, cfg *config.Config, log tappedLog) error
 			return fmt.Errorf("uplinks.%s.%w", x.Name, err)
 		}
 		c.Reader, c.Spread = log, a.spreads.of(x)
+		c.Spread.Release()
 		legs = append(legs, uplink.Leg{Config: c, Classes: x.Kafka.Classes})
 	}
 	if len(legs) == 1 {

@@ -74,6 +74,9 @@ func (e *loginRefused) Unwrap() error { return e.err }
 // explain says err in the words of somebody who can do something about it. The
 // topic may be empty.
 func explain(err error, topic string) string {
+	if held, ok := errors.AsType[*heldError](err); ok && held.cause != nil {
+		return explain(held.cause, topic)
+	}
 	if ke, ok := errors.AsType[*kerr.Error](err); ok {
 		return explainCode(ke, topic)
 	}

@@ -45,6 +45,7 @@ const (
 	requestOverhead = 5 * time.Second // beyond what a broker may take to answer (10 s for a produce)
 	retryMin        = 250 * time.Millisecond
 	retryMax        = 2 * time.Second // longest wait after which a healed link is noticed
+	idleTimeout     = 5 * time.Minute // of a connection: statuses come each minute
 )
 
 // Log is what an uplink needs of the event log.
@@ -180,7 +181,7 @@ func (c Config) withDefaults() Config {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Spread == nil {
-		c.Spread = &Spread{}
+		c.Spread = &Spread{Brokers: len(c.Brokers)}
 	}
 	return c
 }
@@ -345,6 +346,8 @@ func (c Config) clientOptions() []kgo.Opt {
 		kgo.RequestTimeoutOverhead(requestOverhead),
 		kgo.RetryBackoffFn(func(n int) time.Duration { return backoff(n, retryMin, retryMax) }),
 		kgo.MetadataMinAge(time.Second),
+		kgo.ConnIdleTimeout(idleTimeout),
+		kgo.AlwaysRetryEOF(), // what stands in front of a cluster that is away hangs up: no reason to ask for metadata
 		kgo.DisableClientMetrics(),
 	}
 	if c.SASL.Mechanism != "" {

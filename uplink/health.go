@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -29,6 +30,8 @@ const (
 // health is what the client's hooks tell about the link. It is safe for
 // concurrent use.
 type health struct {
+	foreign atomic.Int32 // requests of Kafka.Request that are under way
+
 	mu         sync.Mutex
 	lastGood   time.Time // of a round trip
 	badSince   time.Time // of the first error after the last round trip; zero: none
@@ -81,7 +84,7 @@ func (h *health) OnBrokerE2E(meta kgo.BrokerMetadata, key int16, e kgo.BrokerE2E
 		}
 		h.lastGood = time.Now()
 		h.badSince = time.Time{}
-		if kmsg.Key(key) == kmsg.Produce {
+		if kmsg.Key(key) == kmsg.Produce && h.foreign.Load() == 0 {
 			h.lastAnswer = h.lastGood
 		}
 		h.peer = net.JoinHostPort(meta.Host, strconv.Itoa(int(meta.Port)))
@@ -90,7 +93,7 @@ func (h *health) OnBrokerE2E(meta kgo.BrokerMetadata, key int16, e kgo.BrokerE2E
 
 // bad notes an error of the link. h.mu is held.
 func (h *health) bad(err error) {
-	if errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, context.Canceled) { // we ended it ourselves
+	if errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, context.Canceled) || errors.Is(err, errTurn) { // it is ours, not the link's
 		return
 	}
 	now := time.Now()

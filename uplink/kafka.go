@@ -37,6 +37,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 const (
@@ -237,6 +238,12 @@ func (k *Kafka) watch(ctx context.Context) {
 // dial opens a connection to a broker: the socket with a meter, TLS, the pace, and a
 // guard on top.
 func (k *Kafka) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if k.exact != nil { // a transaction takes several connections, and not long
+		ctx = context.WithValue(ctx, atOnce{}, true)
+	}
+	if k.inFlight().progress().inFlight > 0 {
+		ctx = withRank(ctx, waiting)
+	}
 	return k.cfg.Spread.Dial(ctx, addr, func(ctx context.Context) (net.Conn, error) {
 		g, err := k.dialNow(ctx, network, addr)
 		if err != nil {
@@ -273,6 +280,23 @@ func (k *Kafka) dialNow(ctx context.Context, network, addr string) (*guard, erro
 	g := newGuard(newPacedConn(conn, k.pace), k.answered)
 	g.socket = socket
 	return g, nil
+}
+
+// ErrNoClient is returned by Request while the uplink has no client, since it stands
+// by or its link is closed.
+var ErrNoClient = errors.New("the uplink has no client")
+
+// Request sends a request of another purpose to a broker over the connections that the
+// uplink has anyway, or makes one that it uses as well. It blocks until there is an
+// answer or ctx ends, and is not repeated. Any goroutine may call it.
+func (k *Kafka) Request(ctx context.Context, broker int32, req kmsg.Request) (kmsg.Response, error) {
+	client := k.link()
+	if client == nil {
+		return nil, ErrNoClient
+	}
+	k.health.foreign.Add(1)
+	defer k.health.foreign.Add(-1)
+	return client.Broker(int(broker)).Request(ctx, req)
 }
 
 // dataLoss is told when a broker no longer knows of records that it had

@@ -4,14 +4,24 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// trying is an agent: two clients that try every two seconds. It returns when each
-// of them got through, after the outage.
-func trying(t *testing.T, outage time.Duration) (first, last time.Duration) {
+// answering is a connection to a broker that says something.
+type answering struct{ net.Conn }
+
+func (answering) Read([]byte) (int, error) { return 1, nil }
+func (answering) Close() error             { return nil }
+
+// trying is an agent: clients that each want a connection and try every second or
+// two; the first of them is urgent. It returns when each of them got through, after
+// the outage.
+func trying(t *testing.T, outage time.Duration, clients int) []time.Duration {
 	t.Helper()
 	var g Spread
 	began := time.Now()
@@ -21,47 +31,134 @@ func trying(t *testing.T, outage time.Duration) (first, last time.Duration) {
 		if tries++; time.Now().Before(end) {
 			return nil, errors.New("refused")
 		}
-		return nil, nil
+		return answering{}, nil
 	}
-	done := map[int]time.Duration{}
-	for i := 0; len(done) < 2; i++ {
-		if _, err := g.Dial(t.Context(), "a:1", dial); err == nil && done[i%2] == 0 {
-			done[i%2] = time.Since(end) + 1
+	at := make([]time.Duration, clients)
+	for left, i := clients, 0; left > 0; i++ {
+		n := i % clients
+		ctx := t.Context()
+		if n == 0 {
+			ctx = Urgent(ctx)
 		}
-		time.Sleep(jitter(time.Second))
+		if at[n] == 0 {
+			if c, err := g.Dial(ctx, "a:1", dial); err == nil {
+				_, _ = c.Read(nil)
+				at[n], left = time.Since(end)+1, left-1
+			}
+		}
+		time.Sleep(jitter(1500*time.Millisecond) / time.Duration(clients))
 	}
-	if bound := int(min(outage, spreadAfter)/time.Second)*4/3 + int(outage/spreadAfter) + 4; tries > bound {
+	if bound := int(min(outage, spreadAfter)/time.Second)*clients + int(outage/spreadAfter) + clients + 2; tries > bound {
 		t.Errorf("%d attempts in %s", tries, outage)
 	}
-	return min(done[0], done[1]), max(done[0], done[1])
+	return at
 }
 
-// After an outage of a minute or more a fortieth of a fleet comes back in a second
-// (a twentieth is the bound), and all of it within a minute; after a short one
-// everybody does at once.
+// busiest is the most that lie within any second.
+func busiest(list []time.Duration) (most int) {
+	slices.Sort(list)
+	first := 0
+	for i := range list {
+		for list[i]-list[first] >= time.Second {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most
+}
+
+// After an outage of a minute or more a twentieth of a fleet's size is the bound for the
+// connections in any second, however many each agent needs, and each has its urgent
+// one within a minute; after a short outage everybody makes all of them at once.
 func TestAFleetComesBackSpread(t *testing.T) {
-	for outage, spread := range map[time.Duration]bool{5 * time.Second: false, time.Minute: true, 3 * time.Minute: true, 20 * time.Minute: true} {
+	for outage, spread := range map[time.Duration]bool{5 * time.Second: false, time.Minute: true, 3 * time.Minute: true} {
 		synctest.Test(t, func(t *testing.T) {
-			const agents = 1000
-			perSecond := map[time.Duration]int{}
-			var latest time.Duration
+			const agents, clients = 1000, 4
+			var all []time.Duration
+			var latest, last time.Duration
 			for range agents {
-				first, last := trying(t, outage)
-				perSecond[first/time.Second]++
-				latest = max(latest, last)
+				at := trying(t, outage, clients)
+				all = append(all, at...)
+				latest, last = max(latest, at[0]), max(last, slices.Max(at))
 			}
-			peak := 0
-			for _, n := range perSecond {
-				peak = max(peak, n)
-			}
-			t.Logf("outage %v: at most %d of %d agents in a second, the last after %v", outage, peak, agents, latest.Round(time.Second))
+			peak := busiest(all)
+			t.Logf("outage %v: at most %d connections of %d agents in a second, the last urgent one after %v, the last after %v", outage, peak, agents, latest.Round(time.Second), last.Round(time.Second))
 			switch {
-			case spread && (peak > agents/20 || latest > time.Minute):
+			case spread && (peak > agents/20 || latest > time.Minute || last > 4*time.Minute):
 				t.Error("not spread, or too late")
-			case !spread && latest > 5*time.Second:
+			case !spread && last > 5*time.Second:
 				t.Error("a short outage costs time")
 			}
 		})
+	}
+}
+
+// An agent that lost all it had makes a connection at once, one for a transaction is not
+// held back, and with Release none is.
+func TestWhatIsNotSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &Spread{}
+		down := true
+		try := func(ctx context.Context) (net.Conn, error) {
+			c, err := g.Dial(ctx, "a:1", func(context.Context) (net.Conn, error) {
+				if down {
+					return nil, errors.New("refused")
+				}
+				return answering{}, nil
+			})
+			if err == nil {
+				_, _ = c.Read(nil)
+			}
+			return c, err
+		}
+		back := func() net.Conn {
+			for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+				down = time.Now().Before(end)
+				if c, err := try(t.Context()); err == nil {
+					return c
+				}
+			}
+		}
+		_ = back()
+		if _, err := try(t.Context()); !errors.Is(err, errTurn) || !errors.Is(err, ErrAway) || !IsHeld(err) {
+			t.Fatalf("the second connection: %v", err)
+		}
+		if _, err := try(context.WithValue(t.Context(), atOnce{}, true)); err != nil {
+			t.Error("one for a transaction:", err)
+		}
+		g = &Spread{}
+		first := back()
+		_ = first.Close()
+		_ = first.Close() // counts once
+		if _, err := try(t.Context()); err != nil {
+			t.Error("without any connection:", err)
+		}
+		if _, err := try(t.Context()); !errors.Is(err, errTurn) {
+			t.Error("with one again:", err)
+		}
+		g.Release()
+		if _, err := try(t.Context()); err != nil {
+			t.Error("released:", err)
+		}
+	})
+}
+
+// Where there is one address only, that it refuses is no reason to ask for metadata by
+// another connection; with others it is.
+func TestARefusedDialAndMetadata(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	for brokers, held := range map[int]bool{1: true, 2: false} {
+		g := Spread{Brokers: brokers}
+		_, err := g.Dial(t.Context(), "a:1", func(context.Context) (net.Conn, error) { return nil, refused })
+		if IsHeld(err) != held || errors.Is(err, ErrAway) {
+			t.Errorf("%d brokers: %v", brokers, err)
+		}
+		if text := explain(err, ""); !strings.Contains(text, "is Kafka running there?") {
+			t.Errorf("%d brokers: %s", brokers, text)
+		}
+		if _, again := g.Dial(t.Context(), "a:1", func(context.Context) (net.Conn, error) { t.Error("it is dialed twice"); return nil, nil }); again == nil {
+			t.Error("no error")
+		}
 	}
 }
 
@@ -93,11 +190,38 @@ func TestAnAttemptTriesEachBroker(t *testing.T) {
 			t.Errorf("%v", dials)
 		}
 		time.Sleep(spreadOver * 2)
-		if _, err := g.Dial(t.Context(), "b:1", func(context.Context) (net.Conn, error) { return nil, nil }); err != nil {
-			t.Error(err)
+		c, err := g.Dial(t.Context(), "b:1", func(context.Context) (net.Conn, error) { return answering{}, nil })
+		if err != nil {
+			t.Fatal(err)
 		}
-		if err := g.pass(time.Now(), "a:1"); err != nil {
+		_, _ = c.Read(nil)
+		if err := g.pass(time.Now(), "a:1", sometime, false); err != nil {
 			t.Error("one got through, and others may not:", err)
+		}
+	})
+}
+
+// What stands in front of a cluster takes connections while that is away: they count as
+// failed until somebody answers.
+func TestATakenConnectionIsNoCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g Spread
+		dials := 0
+		hangUp := func() error {
+			c, err := g.Dial(t.Context(), "a:1", func(context.Context) (net.Conn, error) { dials++; return &net.TCPConn{}, nil })
+			if err == nil {
+				time.Sleep(10 * time.Millisecond)
+				_ = c.Close() // of one that is not open
+				_ = c.Close()
+			}
+			return err
+		}
+		var err error
+		for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
+			err = hangUp()
+		}
+		if !errors.Is(err, ErrAway) || dials > 30 {
+			t.Errorf("after %d dials: %v", dials, err)
 		}
 	})
 }
@@ -112,8 +236,7 @@ func TestASpreadSaysWhyItIsShut(t *testing.T) {
 		for end := time.Now().Add(spreadAfter + 10*time.Second); time.Now().Before(end) && !errors.Is(err, ErrAway); time.Sleep(100 * time.Millisecond) {
 			_, err = g.Dial(t.Context(), "a:1", dial)
 		}
-		var op *net.OpError
-		if !errors.Is(err, ErrAway) || !errors.As(err, &op) {
+		if !errors.Is(err, ErrAway) || explain(err, "") != explain(refused, "") {
 			t.Fatalf("after %d dials: %v", dials, err)
 		}
 		ended, cancel := context.WithCancel(t.Context())
@@ -123,7 +246,7 @@ func TestASpreadSaysWhyItIsShut(t *testing.T) {
 			_, _ = other.Dial(ended, "a:1", dial)
 			time.Sleep(time.Second)
 		}
-		if err := other.pass(time.Now(), "a:1"); err != nil {
+		if err := other.pass(time.Now(), "a:1", sometime, false); err != nil {
 			t.Error(err)
 		}
 	})

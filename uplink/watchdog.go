@@ -37,6 +37,9 @@ func (k *Kafka) checkStuck() {
 		return
 	}
 	p, _, _ := k.progress()
+	if k.cfg.Spread.holds(time.Now()) { // another client would need more connections
+		return
+	}
 	stuck := k.stuck(k.health.look(p.stalled), p)
 	if stuck < k.renewAfter || time.Since(k.renewed()) < k.renewAfter {
 		return

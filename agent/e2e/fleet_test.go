@@ -6,12 +6,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	product "sluice/agent"
@@ -36,136 +34,8 @@ const fleetOf = 1000
 
 const fleetOutage = time.Minute
 
-// linkEnv makes the test binary the link of a fleet: where it listens and where it
-// leads to. It is a process of its own, since one may not have that many files open.
-const linkEnv = "SLUICE_FLEET_LINK"
-
-// TestFleetLink is no test but that process. It obeys lines on standard input, "cut"
-// and "heal", and prints one after a minute: how many connections it took in each
-// second since it healed, and how many agents came for the first time.
-func TestFleetLink(*testing.T) {
-	at := os.Getenv(linkEnv)
-	if at == "" {
-		return
-	}
-	listen, target, _ := strings.Cut(at, " ")
-	l := &fleetLink{listen: listen, target: target, conns: map[net.Conn]bool{}}
-	l.heal()
-	fmt.Println("LINK ready")
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		switch lines.Text() {
-		case "cut":
-			l.cut()
-		case "heal":
-			l.heal()
-		case "count":
-			l.mu.Lock()
-			b, _ := json.Marshal([2][]int{l.took, l.first})
-			l.mu.Unlock()
-			fmt.Println("LINK", string(b))
-		}
-	}
-}
-
-type fleetLink struct {
-	listen, target string
-
-	mu     sync.Mutex
-	ln     net.Listener
-	conns  map[net.Conn]bool
-	healed time.Time
-	seen   map[string]bool
-	took   []int // connections by second
-	first  []int // agents by second
-}
-
-func (l *fleetLink) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ln.Close()
-	for c := range l.conns {
-		c.Close()
-	}
-}
-
-func (l *fleetLink) heal() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	ln, err := net.Listen("tcp", l.listen)
-	if err != nil {
-		fmt.Println("LINK", err)
-		os.Exit(1)
-	}
-	l.ln, l.healed, l.seen, l.took, l.first = ln, time.Now(), map[string]bool{}, nil, nil
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err != nil {
-				fmt.Fprintln(os.Stderr, "link:", err)
-				os.Exit(1)
-			}
-			l.mu.Lock()
-			l.took = l.count(l.took)
-			l.conns[c] = true
-			l.mu.Unlock()
-			go l.serve(c)
-		}
-	}()
-}
-
-// count adds one to the second of now. l.mu is held.
-func (l *fleetLink) count(list []int) []int {
-	second := int(time.Since(l.healed) / time.Second)
-	for len(list) <= second {
-		list = append(list, 0)
-	}
-	list[second]++
-	return list
-}
-
-// serve passes bytes. The first request says whose it is: each begins with its
-// length, key, version, correlation id and the client's id (Kafka protocol).
-func (l *fleetLink) serve(in net.Conn) {
-	defer func() {
-		in.Close()
-		l.mu.Lock()
-		delete(l.conns, in)
-		l.mu.Unlock()
-	}()
-	head := make([]byte, 14)
-	if _, err := io.ReadFull(in, head); err != nil {
-		return
-	}
-	id := make([]byte, min(256, max(0, int(int16(binary.BigEndian.Uint16(head[12:]))))))
-	if _, err := io.ReadFull(in, id); err != nil {
-		return
-	}
-	l.mu.Lock()
-	if !l.seen[string(id)] {
-		l.seen[string(id)] = true
-		l.first = l.count(l.first)
-	}
-	l.mu.Unlock()
-	out, err := net.Dial("tcp", l.target)
-	if err != nil {
-		return
-	}
-	defer out.Close()
-	if _, err = out.Write(append(head, id...)); err != nil {
-		return
-	}
-	go func() { pump(in, out); in.Close() }()
-	pump(out, in)
-}
-
-// pump copies through a buffer: the splice of io.Copy has two pipes open for each
-// connection, and one may not have that many files.
-func pump(to io.Writer, from io.Reader) {
-	_, _ = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 8<<10))
-}
+// fleetWatched is how long connections are counted after it.
+const fleetWatched = 200 * time.Second
 
 // fleetRig is a Kafka, a Mosquitto, the link, and the agents.
 type fleetRig struct {
@@ -338,16 +208,6 @@ func resident() float64 {
 	return 0
 }
 
-// seconds prints how many came in each second.
-func seconds(list []int) (total, peak int, text string) {
-	words := []string{}
-	for _, n := range list {
-		total, peak = total+n, max(peak, n)
-		words = append(words, strconv.Itoa(n))
-	}
-	return total, peak, strings.Join(words, " ")
-}
-
 // TestFleet runs a thousand agents: a rollout reaches all of them; they lose their
 // cluster for a minute and come back spread.
 func TestFleet(t *testing.T) {
@@ -421,37 +281,78 @@ func (f *fleetRig) memory(before float64) {
 		float64(runtime.NumGoroutine())/n, float64(m.StackInuse)/n/(1<<20))
 }
 
-// outage cuts the link for a minute and looks how the agents come back.
+// outage has all agents send, cuts the link for a minute, gives them something to send
+// meanwhile, and looks how they come back.
 func (f *fleetRig) outage() {
+	data := f.kafka.client(f, kgo.ConsumeTopics("fleet.process"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	f.publish("second/before")
+	f.Logf("an event of each agent was there after %s", f.delivered(data, "second/before", time.Now()).Round(100*time.Millisecond))
 	fmt.Fprintln(f.in, "cut")
 	f.Logf("the link is cut for %s", fleetOutage)
-	time.Sleep(fleetOutage)
+	cut := time.Now()
+	f.publish("second/during")
+	time.Sleep(time.Until(cut.Add(fleetOutage)))
 	fmt.Fprintln(f.in, "heal")
 	healed := time.Now()
+	var still stalls
+	stop := make(chan struct{})
+	defer close(stop)
+	go still.watch(healed, stop)
+	events := make(chan time.Duration, 1)
+	go func() { events <- f.delivered(data, "second/during", healed) }()
 	f.until("reported after the outage", 2*time.Minute, func(_ remote.StatusRecord, heard time.Time) bool { return heard.After(healed) })
-	back := time.Since(healed)
-	time.Sleep(time.Until(healed.Add(time.Minute)))
-	var counts [2][]int
-	if err := json.Unmarshal([]byte(f.say("count")), &counts); err != nil {
+	f.judge(healed, &still, time.Since(healed), <-events)
+}
+
+// judge looks at how the link saw the agents come back. reported is after how long the
+// last of them was heard of, delivered when its event was there.
+func (f *fleetRig) judge(healed time.Time, still *stalls, reported, delivered time.Duration) {
+	time.Sleep(time.Until(healed.Add(fleetWatched)))
+	var seen fleetSeen
+	if err := json.Unmarshal([]byte(f.say("count")), &seen); err != nil {
 		f.Fatal(err)
 	}
-	conns, connPeak, connText := seconds(counts[0])
-	agents, peak, text := seconds(counts[1])
-	f.Logf("agents that came back, by second: %s", text)
-	f.Logf("connections, by second: %s", connText)
-	f.Logf("%d agents came back, at most %d in a second (bound: %d); %d connections, at most %d in a second; all reported within %s",
-		agents, peak, f.agents/20, conns, connPeak, back.Round(100*time.Millisecond))
-	// A machine that stands still for a second shows the next one double: three count.
-	mean := 0
-	for i := range counts[1] {
-		three, _, _ := seconds(counts[1][i:min(i+3, len(counts[1]))])
-		mean = max(mean, three/3)
+	f.Logf("agents that came back, by second: %s", seconds(seen.First))
+	f.Logf("connections, by second: %s", seconds(seen.Took))
+	rest, out := still.without(seen.Took)
+	all, peak, bound := busiest(seen.Took), busiest(rest), f.agents/20
+	f.Logf("in any second at most %d agents and %d TCP connections (bound: %d), %d with the %s in which and after which the machine stood still; %d connections of %d agents in %s, %d are open; all reported within %s, the events of the outage were there within %s",
+		busiest(seen.First), peak, bound, all, out.Round(100*time.Millisecond), len(seen.Took), len(seen.Made), fleetWatched, seen.Open, reported.Round(100*time.Millisecond), delivered.Round(100*time.Millisecond))
+	if out > fleetWatched/4 {
+		f.Errorf("the machine is too busy to judge by")
 	}
-	f.Logf("at most %d agents a second over three seconds", mean)
-	if mean > f.agents/20 && f.agents >= 500 { // of fewer, chance brings more than a twentieth
-		f.Errorf("%d agents a second came back (at most %d)", mean, f.agents/20)
+	if peak > bound && f.agents >= 500 { // of fewer, chance brings more than a twentieth
+		f.Errorf("%d connections in a second (at most %d)", peak, bound)
 	}
-	if back > time.Minute {
-		f.Errorf("the last agent reported after %s", back)
+	if reported > time.Minute || delivered > time.Minute {
+		f.Errorf("the last agent reported after %s, the last event came after %s (at most %s)", reported, delivered, time.Minute)
 	}
+}
+
+// publish gives each agent an event.
+func (f *fleetRig) publish(topic string) {
+	client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker(f.mqtt.url()).SetClientID("plant"))
+	if token := client.Connect(); !token.WaitTimeout(patience) || token.Error() != nil {
+		f.Fatalf("connect to mosquitto: %v", token.Error())
+	}
+	defer client.Disconnect(100)
+	if token := client.Publish(topic, 1, false, "x"); !token.WaitTimeout(patience) || token.Error() != nil {
+		f.Fatalf("publish: %v", token.Error())
+	}
+}
+
+// delivered returns how long after since an event of each agent was there.
+func (f *fleetRig) delivered(client *kgo.Client, topic string, since time.Time) time.Duration {
+	ctx, stop := context.WithTimeout(f.Context(), 2*time.Minute)
+	defer stop()
+	for from := map[string]bool{}; len(from) < f.agents && ctx.Err() == nil; {
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+			for _, h := range r.Headers {
+				if h.Key == "ce_source" && string(r.Key) == topic {
+					from[string(h.Value)] = true
+				}
+			}
+		})
+	}
+	return time.Since(since)
 }

@@ -91,18 +91,24 @@ func (o *operator) page() web.Config {
 	return st.Config
 }
 
-// remoteConfig adopts a config over a real Kafka, has two that break something undone,
-// one of them over a kill -9, and has the topic made anew, while a plant publishes.
-func remoteConfig(t *testing.T, k *kafka) {
+// newOperator has a key, and a plant whose agent trusts it; nothing runs yet.
+func newOperator(t *testing.T, k *kafka, trial string) *operator {
 	o := &operator{T: t, dir: t.TempDir()}
 	o.run("keygen", "ops", "--no-passphrase")
 	key, err := os.ReadFile(filepath.Join(o.dir, "ops.pub"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.plant = newPlantWith(t, k, fmt.Sprintf("remote: { uplink: central, trust: [ %q ], trial: 10s }\n", strings.TrimSpace(string(key))))
+	o.plant = newPlantWith(t, k, fmt.Sprintf("remote: { uplink: central, trust: [ %q ], trial: %s }\n", strings.TrimSpace(string(key)), trial))
+	k.createTopic(t, strings.Replace(o.plant.topic, className, "security", 1)) // reports of each config go there
+	return o
+}
+
+// remoteConfig adopts a config over a real Kafka, has two that break something undone,
+// one of them over a kill -9, and has the topic made anew, while a plant publishes.
+func remoteConfig(t *testing.T, k *kafka) {
+	o := newOperator(t, k, "10s")
 	p := o.plant
-	k.createTopic(t, strings.Replace(p.topic, className, "security", 1)) // reports of each config go there
 	p.agent.startReady(t)
 	pub := startPublisher(t, p.broker, 20_000, 400)
 

@@ -92,6 +92,11 @@ type Config struct {
 	// as one of them gets through. Without it the channel spreads its own.
 	Spread bool
 
+	// Via writes the status topic by way of connections that are there anyway; nil:
+	// the channel makes its own. Once it knows where a status goes it uses its own
+	// only where Via does not work.
+	Via Via
+
 	ConfigTopic, CommandTopic, StatusTopic string
 
 	// Wanted says whether a record with this key is for the handler. All others

@@ -10,6 +10,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"sluice/uplink"
 )
 
 // Sizes, which bound what the reading costs in memory: a response, what a batch
@@ -117,7 +119,7 @@ func (r *reader) fetch(ctx context.Context, l *leader, list []*partition) {
 	l.busy = true
 	r.flying++
 	go func() { // run waits for its answer
-		resp, err := r.client.Broker(int(l.id)).Request(ctx, &req)
+		resp, err := r.client.Broker(int(l.id)).Request(uplink.Wanted(ctx), &req)
 		a.resp, _ = resp.(*kmsg.FetchResponse)
 		if a.err = err; err == nil && a.resp == nil {
 			a.err = fmt.Errorf("a fetch was answered with %T", resp)
@@ -141,6 +143,9 @@ func (r *reader) take(ctx context.Context, a answer) {
 		return
 	}
 	r.c.link.set(true)
+	if r.cut {
+		r.cut, r.topics[0].trouble = false, ""
+	}
 	moved, wrong := false, error(nil)
 	for _, rt := range a.resp.Topics {
 		for i := range rt.Partitions {
@@ -220,7 +225,12 @@ func (r *reader) failed(ctx context.Context, l *leader, a answer) {
 	r.lost = max(r.lost, 1) // if nobody answers after that, it has waited already
 	r.log.Info("the connection for config and commands broke", "broker", l.id, "error", explain(a.err, "", "READ"), "again_in", wait.Round(time.Millisecond))
 	l.until = time.Now().Add(wait)
-	if r.refreshAt.After(l.until) {
+	r.c.link.set(false)
+	switch {
+	case l.tries == 1: // perhaps it was the connection alone
+	case uplink.IsHeld(a.err):
+		r.unreachable(ctx, a.err)
+	case r.refreshAt.After(l.until):
 		r.refreshAt = l.until
 	}
 }

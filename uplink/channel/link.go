@@ -17,6 +17,7 @@ const (
 	retryMax        = 45 * time.Second
 	awayTime        = 40 * time.Second // between attempts to reach a cluster that is away
 	followEvery     = 4 * time.Second  // how often it is looked whether another client got through
+	awayEvery       = time.Second      // the same, where a status waits for the uplink's connection
 	requestOverhead = 30 * time.Second // for an answer, beyond what a broker may take
 	publishTimeout  = 30 * time.Second // of one attempt
 	idleTimeout     = 5 * time.Minute  // of a connection; statuses come each minute
@@ -86,6 +87,18 @@ func (l *link) set(up bool) {
 		if up {
 			close(l.up)
 		}
+	}
+}
+
+// isUp says whether it is up.
+func (l *link) isUp() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.up:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/uplink"
 )
 
 // ErrReplaced is returned by Publish for a value that was never sent because
@@ -121,10 +123,13 @@ func (b *outbox) drop(l *letter) {
 	}
 }
 
-// publishing sends what is in the box, one after the other, until ctx ends. While
-// the link is down it leaves finding out to the reader.
+// publishing sends what is in the box, one after the other, until ctx ends: by way of
+// the uplink's connections, else by the own client. While the link is down that leaves
+// finding out to the reader.
 func (c *Channel) publishing(ctx context.Context) {
-	for tries := 0; c.link.wait(ctx); {
+	v := &via{send: c.cfg.Via}
+	v.pack, _ = kgo.DefaultCompressor(kgo.SnappyCompression()) // without one it goes as it is
+	for tries := 0; ctx.Err() == nil; {
 		l := c.box.next()
 		if l == nil {
 			select {
@@ -133,13 +138,19 @@ func (c *Channel) publishing(ctx context.Context) {
 			}
 			continue
 		}
-		err := c.client.ProduceSync(ctx, &kgo.Record{Topic: c.cfg.StatusTopic, Key: []byte(l.key), Value: l.value}).FirstErr()
+		err := c.write(ctx, v, l)
 		switch {
 		case err == nil || permanent(err):
 			tries = 0
 			l.done <- c.explained(err)
 		case ctx.Err() != nil:
 			l.done <- ctx.Err()
+		case errors.Is(err, errDown):
+			c.box.back(l)
+			c.link.wait(ctx)
+		case errors.Is(err, uplink.ErrAway):
+			c.box.back(l)
+			sleep(ctx, awayEvery)
 		default:
 			tries++
 			c.cfg.Log.Info("a status could not be written", "topic", c.cfg.StatusTopic, "error", explain(err, c.cfg.StatusTopic, "WRITE"))
@@ -147,6 +158,26 @@ func (c *Channel) publishing(ctx context.Context) {
 			sleep(ctx, backoff(tries, retryMin, followEvery))
 		}
 	}
+}
+
+// errDown says that the own client need not try.
+var errDown = errors.New("the link is down")
+
+// write sends one letter.
+func (c *Channel) write(ctx context.Context, v *via, l *letter) error {
+	up := c.link.isUp()
+	err := v.write(ctx, c.cfg.StatusTopic, l.key, l.value, up)
+	if !errors.Is(err, errOwn) {
+		return err
+	}
+	if !up {
+		return errDown
+	}
+	r := &kgo.Record{Topic: c.cfg.StatusTopic, Key: []byte(l.key), Value: l.value}
+	if err = c.client.ProduceSync(ctx, r).FirstErr(); err == nil {
+		v.learn(ctx, c.client, r)
+	}
+	return err
 }
 
 // permanent says whether an error of a record lasts until somebody changes

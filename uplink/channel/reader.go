@@ -25,6 +25,7 @@ type reader struct {
 	flying  int
 
 	refreshAt time.Time // when metadata are asked for again
+	cut       bool      // the config topic's trouble is that the cluster cannot be reached
 	lost      int       // attempts in a row to reach any broker
 	read      int       // bytes of responses since garbage was collected
 
@@ -66,9 +67,15 @@ func (r *reader) unreached(ctx context.Context, err error) {
 	}
 	r.lost++
 	r.c.link.set(false)
+	r.unreachable(ctx, err)
+	sleep(ctx, r.c.awayFor(r.lost))
+}
+
+// unreachable tells that the cluster cannot be reached.
+func (r *reader) unreachable(ctx context.Context, err error) {
+	r.cut = true
 	r.topics[0].trouble = "the cluster cannot be reached: " + explain(err, r.topics[0].name, "READ")
 	r.tell(ctx)
-	sleep(ctx, r.c.awayFor(r.lost))
 }
 
 // await takes one answer, or waits until something is due.

@@ -154,13 +154,17 @@ func (s *seen) state() TopicState {
 }
 
 // start runs a channel on the cluster until the test ends.
-func (r *rig) start(h Handler, wanted func(string) bool, opts ...kgo.Opt) *Channel {
+func (r *rig) start(h Handler, wanted func(string) bool, change ...func(*Config)) *Channel {
 	r.Helper()
 	if wanted == nil {
 		wanted = func(string) bool { return true }
 	}
-	c, err := New(Config{Client: append([]kgo.Opt{kgo.SeedBrokers(r.cluster.ListenAddrs()...), kgo.ClientID("channel")}, opts...),
-		ConfigTopic: configs, CommandTopic: commands, StatusTopic: statuses, Wanted: wanted})
+	cfg := Config{Client: []kgo.Opt{kgo.SeedBrokers(r.cluster.ListenAddrs()...), kgo.ClientID("channel")},
+		ConfigTopic: configs, CommandTopic: commands, StatusTopic: statuses, Wanted: wanted}
+	for _, f := range change {
+		f(&cfg)
+	}
+	c, err := New(cfg)
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -56,6 +56,7 @@ func (r *reader) refresh(ctx context.Context) error {
 		return err
 	}
 	r.c.link.set(true)
+	r.cut = false
 	soon := false
 	for i := range resp.Topics {
 		for _, t := range r.topics {

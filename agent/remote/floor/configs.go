@@ -14,8 +14,9 @@ import (
 //
 //	config.good    the last one that has proven itself
 //	config.trial   one that is being tried, and how often it was
+//	config.before  what was good before it, until the good one has run for a while
 //
-// each one line and the JSON of Good or Trial:
+// each one line and the JSON of Good, Trial or Before:
 //
 //	sluice-config 1 <SHA-256 of the JSON, hex>\n{…}
 //
@@ -25,6 +26,7 @@ import (
 //	memory: the version is seen   the good one; the topic brings the document again
 //	config.trial is written       the trial goes on, one start more is counted
 //	the parts are changed         the trial goes on
+//	config.before is written      the trial goes on; it is about a good one that is none yet
 //	config.trial -> config.good   the new one (rename: never both, never none)
 //	memory: it is applied         the new one
 //
@@ -34,12 +36,19 @@ import (
 //	config.trial is removed       the good one
 //	the parts are changed back    the good one
 //
+// A good one that the agent was started with too often before it ran for long goes in
+// the same way:
+//
+//	memory: it has failed         it is found again that it was started too often
+//	config.before -> config.good  the one before; config.before is about another one, if it is there at all
+//
 // A file is synced before it gets its name, and what is read is synced before
 // anybody acts by it, as for the memory. A good one that is damaged is as if there
 // was none: then the config of the file counts.
 const (
 	goodName   = "config.good"
 	trialName  = "config.trial"
+	beforeName = "config.before"
 	tmpConfig  = "config.tmp"
 	configHead = "sluice-config"
 	maxConfig  = 4 << 20
@@ -67,12 +76,25 @@ type Trial struct {
 	New []string `json:"new,omitempty"`
 }
 
+// Before is what was good before a config that has proven itself, but has not run for
+// long.
+type Before struct {
+	Good // without a text: the config of the file
+	// The document that brought the config after it, and whether that is the file's.
+	Target string `json:"for"`
+	Digest string `json:"digest"`
+	File   bool   `json:"file,omitempty"`
+	// How often the agent ran with it, without an end in order.
+	Starts int `json:"starts"`
+}
+
 // Configs are the stored configs. They are for one goroutine.
 type Configs struct {
 	folder Folder
 	dir    string
-	Good   *Good  // nil: there is none
-	Trial  *Trial // nil: there is none
+	Good   *Good   // nil: there is none
+	Trial  *Trial  // nil: there is none
+	Before *Before // nil: the good one has run for long enough
 }
 
 // OpenConfigs reads what is stored in dir, which must exist, and is changed through
@@ -82,7 +104,8 @@ func OpenConfigs(folder Folder, dir string) (c *Configs, damaged []string, err e
 	c = &Configs{folder: folder, dir: dir}
 	var good Good
 	var trial Trial
-	for name, into := range map[string]any{goodName: &good, trialName: &trial} {
+	var before Before
+	for name, into := range map[string]any{goodName: &good, trialName: &trial, beforeName: &before} {
 		switch err := readConfig(filepath.Join(dir, name), into); {
 		case errors.Is(err, fs.ErrNotExist):
 		case errors.Is(err, errDamaged):
@@ -91,8 +114,10 @@ func OpenConfigs(folder Folder, dir string) (c *Configs, damaged []string, err e
 			return nil, nil, fmt.Errorf("read %s: %w", name, err)
 		case name == goodName:
 			c.Good = &good
-		default:
+		case name == trialName:
 			c.Trial = &trial
+		default:
+			c.Before = &before
 		}
 	}
 	if err := os.Remove(filepath.Join(dir, tmpConfig)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -121,20 +146,76 @@ func readConfig(path string, into any) error {
 
 // Try stores what is to be tried, durably when it returns.
 func (c *Configs) Try(t Trial) error {
-	body, err := json.Marshal(t)
-	if err == nil {
-		data := append(fmt.Appendf(nil, "%s 1 %s\n", configHead, digest(body)), body...)
-		if len(data) > maxConfig {
-			err = fmt.Errorf("%d bytes (at most %d)", len(data), maxConfig)
-		} else {
-			err = replace(c.folder, tmpConfig, trialName, data)
-		}
-	}
-	if err != nil {
+	if err := c.write(trialName, t); err != nil {
 		return fmt.Errorf("store the config on trial: %w", err)
 	}
 	c.Trial = &t
 	return nil
+}
+
+// Keep stores what there is to go back to, durably when it returns.
+func (c *Configs) Keep(b Before) error {
+	if err := c.write(beforeName, b); err != nil {
+		return fmt.Errorf("store the config before: %w", err)
+	}
+	c.Before = &b
+	return nil
+}
+
+// Young says whether Before is about what is good now.
+func (c *Configs) Young() bool {
+	switch b := c.Before; {
+	case b == nil:
+		return false
+	case c.Good == nil:
+		return b.File
+	default:
+		return !b.File && b.Digest == c.Good.Applied.Digest
+	}
+}
+
+// Settle forgets what was before, durably when it returns.
+func (c *Configs) Settle() error {
+	if c.Before == nil {
+		return nil
+	}
+	if err := c.remove(beforeName); err != nil {
+		return fmt.Errorf("remove the config before: %w", err)
+	}
+	c.Before = nil
+	return nil
+}
+
+// Revert makes the one before the good one again, durably when it returns. It may be
+// called again after an error.
+func (c *Configs) Revert() error {
+	good := c.Before.Good
+	var err error
+	if good.Text == "" {
+		err = c.remove(goodName)
+	} else {
+		err = c.write(goodName, good)
+	}
+	if err != nil {
+		return fmt.Errorf("go back to the config before: %w", err)
+	}
+	if c.Good = &good; good.Text == "" {
+		c.Good = nil
+	}
+	return c.Settle()
+}
+
+// write writes a file as a whole.
+func (c *Configs) write(name string, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	data := append(fmt.Appendf(nil, "%s 1 %s\n", configHead, digest(body)), body...)
+	if len(data) > maxConfig {
+		return fmt.Errorf("%d bytes (at most %d)", len(data), maxConfig)
+	}
+	return replace(c.folder, tmpConfig, name, data)
 }
 
 // Commit makes the one on trial the good one, durably when it returns; that of the

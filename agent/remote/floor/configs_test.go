@@ -78,6 +78,49 @@ func TestConfigsAreReadBack(t *testing.T) {
 	}
 }
 
+// What was before is about the good one only as long as that is the one it was kept for.
+func TestWhatThereIsToGoBackTo(t *testing.T) {
+	dir := t.TempDir()
+	var c *Configs
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var damaged []string
+		if c, damaged, err = OpenConfigs(Dir(dir), dir); err != nil || len(damaged) > 0 {
+			t.Fatal(damaged, err)
+		}
+	}
+	must(nil)
+	must(c.Keep(Before{Target: "all", Digest: "d1", Starts: 1})) // of the file
+	if c.Young() {
+		t.Error("what is on trial is young already")
+	}
+	must(c.Try(version(1)))
+	must(c.Commit())
+	if !c.Young() || c.Before.Text != "" || c.Before.Starts != 1 {
+		t.Errorf("%+v", c.Before)
+	}
+	must(c.Revert())
+	if c.Good != nil || c.Before != nil || c.Young() {
+		t.Errorf("%+v %+v", c.Good, c.Before)
+	}
+	must(c.Try(version(1)))
+	must(c.Commit())
+	must(c.Keep(Before{Good: *c.Good, Target: "all", Digest: "d2", File: true, Starts: 1}))
+	must(c.Try(Trial{Target: "all", Digest: "d2", File: true, Starts: 1}))
+	must(c.Commit())
+	if !c.Young() || c.Good != nil {
+		t.Errorf("%+v %+v", c.Good, c.Before)
+	}
+	must(c.Revert())
+	if c.Good == nil || c.Good.Applied != version(1).Applied || c.Young() {
+		t.Errorf("%+v %+v", c.Good, c.Before)
+	}
+	must(c.Settle())
+}
+
 // adoption goes through what a keeper does to adopt version 2 in place of version
 // 1, or to try it and roll it back, and looks at every power cut in between: what a
 // start then runs must be among what it may run at that step.
@@ -131,9 +174,14 @@ func adoption(t *testing.T, l lies, back bool, r *rand.Rand) (states int, wrong 
 		step(c.Drop, []string{"good 1"}, []string{"good 1"})
 		return states, wrong
 	}
+	step(func() error { return c.Keep(Before{Good: *c.Good, Target: "all", Digest: "d2", Starts: 1}) }, []string{"trial 2"}, []string{"trial 2"})
 	step(c.Commit, []string{"trial 2", "good 2"}, []string{"good 2"})
 	m.Applied = version(2).Applied
 	step(func() error { return s.Save(m) }, []string{"good 2"}, []string{"good 2"})
+	m = m.Clone() // it turns out to be bad
+	m.Documents["all"] = Known{Version: 2, Digest: "d2", Failed: true}
+	step(func() error { return s.Save(m) }, []string{"good 2"}, []string{"good 2"})
+	step(c.Revert, []string{"good 2", "good 1"}, []string{"good 1"})
 	return states, wrong
 }
 
