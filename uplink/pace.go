@@ -193,6 +193,11 @@ func (c *pacedConn) wait() error {
 func (c *pacedConn) interrupted() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.ended()
+}
+
+// ended says why nothing more may be written, if that is so. c.mu is held.
+func (c *pacedConn) ended() error {
 	switch {
 	case c.closed:
 		return net.ErrClosed
@@ -206,15 +211,10 @@ func (c *pacedConn) interrupted() error {
 func (c *pacedConn) renewDeadline() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.closed:
-		return net.ErrClosed
-	case c.past:
-		return os.ErrDeadlineExceeded
-	case c.allowed > 0:
-		return c.Conn.SetWriteDeadline(time.Now().Add(c.allowed))
+	if err := c.ended(); err != nil || c.allowed <= 0 {
+		return err
 	}
-	return nil
+	return c.Conn.SetWriteDeadline(time.Now().Add(c.allowed))
 }
 
 // SetWriteDeadline sets how long the broker may take for each piece from now on; a

@@ -90,6 +90,20 @@ func readEnvelope(path string) (*trust.Envelope, error) {
 	return env, nil
 }
 
+// readSigned reads a signed file and what is in it; what agents would refuse is told as
+// they tell it.
+func (c *call) readSigned(path string) (content, error) {
+	env, err := readEnvelope(path)
+	if err != nil {
+		return content{}, err
+	}
+	doc, err := readContent(env)
+	if err != nil {
+		return content{}, c.refused(trust.Refuse(trust.Invalid, "%v", err))
+	}
+	return doc, nil
+}
+
 // content is a signed document, whatever its kind.
 type content struct {
 	env     *trust.Envelope
@@ -172,13 +186,9 @@ func configVerify(_ context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	env, err := readEnvelope(c.rest[0])
+	doc, err := c.readSigned(c.rest[0])
 	if err != nil {
 		return err
-	}
-	doc, err := readContent(env)
-	if err != nil {
-		return c.refused(trust.Refuse(trust.Invalid, "%v", err))
 	}
 	signers, err := verify(anchor, doc)
 	if err != nil {

@@ -21,13 +21,9 @@ func configPush(ctx context.Context, c *call) error {
 	if err := c.parse(1); err != nil {
 		return err
 	}
-	env, err := readEnvelope(c.rest[0])
+	doc, err := c.readSigned(c.rest[0])
 	if err != nil {
 		return err
-	}
-	doc, err := readContent(env)
-	if err != nil {
-		return c.refused(trust.Refuse(trust.Invalid, "%v", err))
 	}
 	f, err := c.openFleet(ctx)
 	if err != nil {

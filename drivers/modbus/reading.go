@@ -7,7 +7,6 @@ import (
 	"math"
 	"math/big"
 	"time"
-	"unicode/utf8"
 
 	"sluice/drivers"
 )
@@ -269,20 +268,5 @@ func appendTags(dst []byte, at time.Time, tags []*tag, bad bool) []byte {
 	return dst
 }
 
-// appendString appends s as a JSON string (RFC 8259 §7). Bytes that are no
-// UTF-8 become U+FFFD.
-func appendString(dst []byte, s string) []byte {
-	const digits = "0123456789abcdef"
-	dst = append(dst, '"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			dst = append(dst, '\\', byte(r))
-		case r < ' ' || r == 0x7f:
-			dst = append(dst, '\\', 'u', '0', '0', digits[r>>4], digits[r&15])
-		default:
-			dst = utf8.AppendRune(dst, r)
-		}
-	}
-	return append(dst, '"')
-}
+// appendString appends s as a JSON string.
+func appendString(dst []byte, s string) []byte { return drivers.AppendJSON(dst, s) }

@@ -3,7 +3,6 @@ package audit
 import (
 	"cmp"
 	"iter"
-	"maps"
 	"slices"
 	"time"
 )
@@ -297,6 +296,3 @@ func (l *lane) takesOverAfter() uint64 {
 	}
 	return 0
 }
-
-// Reasons are the reasons that occur in the result, sorted.
-func (r *Result) Reasons() []string { return slices.Sorted(maps.Keys(r.Totals.Explained)) }

@@ -5,7 +5,8 @@ import (
 	"math"
 	"strconv"
 	"time"
-	"unicode/utf8"
+
+	"sluice/drivers"
 )
 
 // timeLayout is RFC 3339 in UTC with the milliseconds that Sparkplug has.
@@ -14,22 +15,8 @@ const timeLayout = "2006-01-02T15:04:05.000Z"
 // lastTime is the last millisecond that RFC 3339 can tell, in the year 9999.
 const lastTime = 253402300799999
 
-// appendString appends s as a JSON string (RFC 8259 §7).
-func appendString(dst []byte, s string) []byte {
-	const digits = "0123456789abcdef"
-	dst = append(dst, '"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			dst = append(dst, '\\', byte(r))
-		case r < ' ' || r == 0x7f:
-			dst = append(dst, '\\', 'u', '0', '0', digits[r>>4], digits[r&15])
-		default:
-			dst = utf8.AppendRune(dst, r)
-		}
-	}
-	return append(dst, '"')
-}
+// appendString appends s as a JSON string.
+func appendString(dst []byte, s string) []byte { return drivers.AppendJSON(dst, s) }
 
 func appendBase64(dst, b []byte) []byte {
 	dst = append(dst, '"')
