@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -150,9 +151,16 @@ func TestUnreadableFile(t *testing.T) {
 	for name, c := range map[string]struct{ file, want string }{
 		"missing": {filepath.Join(dir, "none.yaml"), "no such file"},
 		"folder":  {dir, "it is not a regular file"},
+		"foreign": {"/etc/sluice/foreign.yaml", "root and the agent's user may read it: sudo"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Load(c.file, Options{})
+			var o Options
+			if name == "foreign" { // root may read everything
+				o.ReadFile = func(path string) ([]byte, error) {
+					return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrPermission}
+				}
+			}
+			_, err := Load(c.file, o)
 			var problems Problems
 			if !errors.As(err, &problems) || len(problems) != 1 || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.file) {
 				t.Errorf("problems:\n%v\nwant one with %q and the file's name", err, c.want)

@@ -129,13 +129,24 @@ func (x *expander) read(path string, limit int64) ([]byte, error) {
 	}
 	data, err := read(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the file %s: %s", path, reason(err))
+		return nil, &unreadable{path, err}
 	}
 	if int64(len(data)) > limit {
 		return nil, fmt.Errorf("cannot use the file %s: it is larger than %s", path, Size(limit))
 	}
 	return data, nil
 }
+
+// unreadable is a file that cannot be read.
+type unreadable struct {
+	path  string
+	cause error
+}
+
+func (e *unreadable) Error() string {
+	return fmt.Sprintf("cannot read the file %s: %s", e.path, reason(e.cause))
+}
+func (e *unreadable) Unwrap() error { return e.cause }
 
 // readLimited reads a regular file; of a larger one limit+1 bytes. A device or
 // a pipe could block or never end, so they are refused.

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -31,7 +33,11 @@ func Load(file string, o Options) (*Config, error) {
 	x := &expander{readFile: o.ReadFile}
 	data, err := x.read(file, maxFile)
 	if err != nil {
-		return nil, Problems{{File: file, Wrong: err.Error(), Allowed: "name the config with -c FILE or SLUICE_CONFIG"}}
+		do := "name the config with -c FILE or SLUICE_CONFIG"
+		if errors.Is(err, fs.ErrPermission) {
+			do = "root and the agent's user may read it: sudo"
+		}
+		return nil, Problems{{File: file, Wrong: err.Error(), Allowed: do}}
 	}
 	return Parse(file, data, o)
 }
