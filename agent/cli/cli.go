@@ -80,6 +80,9 @@ type call struct {
 // usageError is wrong usage: exit status 2, with a hint.
 type usageError struct{ error }
 
+// invalidError is a config or document that is not valid: exit status 2.
+type invalidError struct{ error }
+
 // Main runs the command that p.Args name and returns the exit status. It blocks
 // until the command is done or ctx ends.
 func Main(ctx context.Context, p Process) int {
@@ -166,6 +169,11 @@ func (c *call) parseWords() error {
 func finish(p Process, name string, err error) int {
 	var wrong usageError
 	var problems config.Problems
+	var invalid invalidError
+	status := exitFailed
+	if errors.As(err, &invalid) {
+		status = exitUsage
+	}
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -179,7 +187,7 @@ func finish(p Process, name string, err error) int {
 		return exitUsage
 	default:
 		fmt.Fprintf(p.Err, "sluice %s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
-		return exitFailed
+		return status
 	}
 }
 

@@ -37,7 +37,7 @@ func configSign(ctx context.Context, c *call) error {
 	}
 	doc, err := readContent(env)
 	if err != nil {
-		return fmt.Errorf("%s is not signed: %w", c.rest[0], err)
+		return invalidError{fmt.Errorf("%s is not signed: %w", c.rest[0], err)}
 	}
 	if err = c.worthy(doc, *base); err != nil {
 		return err
@@ -98,7 +98,7 @@ func readUnsigned(path string, w wrap) (*trust.Envelope, error) {
 	}
 	kind, err := document.TypeOf(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w (--target makes a document of a config)", path, err)
+		return nil, invalidError{fmt.Errorf("%s: %w (--target makes a document of a config)", path, err)}
 	}
 	return &trust.Envelope{Type: kind, Payload: data}, nil
 }
@@ -157,7 +157,7 @@ func (c *call) worthy(doc content, base string) error {
 	}
 	_, err := config.Parse("config", text, config.Options{Env: c.Env, Operator: true})
 	if err != nil {
-		return fmt.Errorf("the config is not valid, nothing is signed: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return invalidError{fmt.Errorf("the config is not valid, nothing is signed: %s", strings.ReplaceAll(err.Error(), "\n", "; "))}
 	}
 	return nil
 }
@@ -188,5 +188,6 @@ func literalSecrets(d *document.Document) error {
 	if len(places) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s: a secret in plain text, which everybody could read who reads the topic (write ${file:/run/secrets/NAME} or ${NAME})", strings.Join(places, ", "))
+	return invalidError{fmt.Errorf("%s: a secret in plain text, which everybody could read who reads the topic (write ${file:/run/secrets/NAME} or ${NAME})",
+		strings.Join(places, ", "))}
 }

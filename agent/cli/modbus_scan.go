@@ -127,6 +127,9 @@ func showRest(w io.Writer, r modbus.ScanResult) {
 	if r.Same {
 		fmt.Fprintf(w, "%d units in a row answer: the device ignores the number;\nuse 1 or 255\n", r.Asked)
 	}
+	if r.Failing > 0 {
+		fmt.Fprintf(w, "left out: %d units that answer exception 4\nwhatever they are asked\n", r.Failing)
+	}
 }
 
 // join puts texts side by side, each once.

@@ -192,7 +192,20 @@ func listen(env *testscript.Env, talk func(net.Conn)) (string, error) {
 }
 
 // talk answers requests on one connection.
-func (r *rack) talk(c net.Conn) {
+func (r *rack) talk(c net.Conn) { converse(c, r.answer) }
+
+// failing is talk for a server that has units 5 and 100 and says exception 4 of the
+// others.
+func (r *rack) failing(c net.Conn) {
+	converse(c, func(unit byte, pdu []byte) []byte {
+		if unit != 5 && unit != 100 {
+			return []byte{pdu[0] | 0x80, 4}
+		}
+		return r.answer(5, pdu)
+	})
+}
+
+func converse(c net.Conn, answers func(unit byte, pdu []byte) []byte) {
 	defer c.Close()
 	head := make([]byte, 7)
 	for {
@@ -203,7 +216,7 @@ func (r *rack) talk(c net.Conn) {
 		if _, err := io.ReadFull(c, pdu); err != nil {
 			return
 		}
-		if answer := r.answer(head[6], pdu); answer != nil {
+		if answer := answers(head[6], pdu); answer != nil {
 			out := slices.Clone(head)
 			binary.BigEndian.PutUint16(out[4:], uint16(1+len(answer)))
 			if _, err := c.Write(append(out, answer...)); err != nil {
@@ -275,7 +288,8 @@ func startPLC(env *testscript.Env) (url string, err error) {
 }
 
 // The scripts in testdata/modbus, one subject each. $RACK and $PLC are devices,
-// $SHUT closes each connection, $FREE is nobody's address.
+// $SHUT closes each connection, $FREE is nobody's address, $FAILING has units 5 and
+// 100 and says of the others that they fail.
 func TestModbusCommands(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/modbus",
@@ -301,6 +315,11 @@ func TestModbusCommands(t *testing.T) {
 			env.Setenv("RACK", rackURL)
 			env.Setenv("SHUT", shut)
 			env.Setenv("PLC", plcURL)
+			failing, err := listen(env, newRack().failing)
+			if err != nil {
+				return err
+			}
+			env.Setenv("FAILING", failing)
 			env.Setenv("FREE", "tcp://"+free.Addr().String())
 			return free.Close()
 		},

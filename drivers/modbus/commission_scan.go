@@ -38,6 +38,10 @@ type ScanResult struct {
 	// Same says that so many units answer that the device ignores the number;
 	// then only the first ones were looked into.
 	Same bool `json:"ignores_unit,omitempty"`
+	// Failing is how many units were left out because they answer with exception 4
+	// whatever they are asked, as do so many that it is the server's word for units
+	// that it does not have.
+	Failing int `json:"failing,omitempty"`
 }
 
 // manyUnits is from how many units on, all of which answer, nobody believes
@@ -54,7 +58,8 @@ type scanner struct {
 	result  ScanResult
 	present []int
 	wrong   map[int]string
-	broken  error // the last time that the connection was closed on a question
+	kinds   map[int]string // what a unit's first answer was: ok, exception-N
+	broken  error          // the last time that the connection was closed on a question
 	asked   int
 	of      int
 }
@@ -65,7 +70,7 @@ type scanner struct {
 // ctx's error, or when the connection is lost for good or closed on each question. The exceptions 10 and 11
 // come from a gateway and mean that there is no such unit.
 func (b *Bus) Scan(ctx context.Context, s Scan) (ScanResult, error) {
-	w := &scanner{Bus: b, Scan: s, wrong: map[int]string{}, of: len(s.Units)}
+	w := &scanner{Bus: b, Scan: s, wrong: map[int]string{}, kinds: map[int]string{}, of: len(s.Units)}
 	w.result.Units = []Found{}
 	silent, err := w.pass(ctx, s.Units, "holding")
 	if err == nil && !s.Quick && len(silent) > 0 && !w.allTheSame() {
@@ -76,6 +81,7 @@ func (b *Bus) Scan(ctx context.Context, s Scan) (ScanResult, error) {
 		err = w.broken
 	}
 	if err == nil {
+		w.dropFailing(ctx)
 		w.lookInto(ctx)
 	}
 	for _, unit := range w.present {
@@ -114,6 +120,7 @@ func (w *scanner) pass(ctx context.Context, units []int, table string) (silent [
 			return silent, err
 		case err == nil || fromUnit(err):
 			w.present = append(w.present, unit)
+			w.kinds[unit] = answerKind(err)
 		case errors.Is(err, errInvalid):
 			w.present = append(w.present, unit)
 			w.wrong[unit] = err.Error()
@@ -143,11 +150,55 @@ func (w *scanner) probe(ctx context.Context, unit int, table string) error {
 	}
 }
 
-// allTheSame says that every unit that was asked answers, and that they are too
-// many to be units of their own.
+// failingUnit is the first answer of units that may not be there.
+const failingUnit = "exception-4"
+
+// answerKind is the word for an answer.
+func answerKind(err error) string {
+	if err == nil {
+		return resultOK
+	}
+	return reasonOf(err)
+}
+
+// allTheSame says that every unit that was asked answers, and the same, and that
+// they are too many to be units of their own. That they fail says nothing yet: a
+// server may have units behind them.
 func (w *scanner) allTheSame() bool {
-	w.result.Same = len(w.present) >= manyUnits && len(w.present) == w.asked && len(w.wrong) == 0
+	first := ""
+	for _, k := range w.kinds {
+		if first == "" {
+			first = k
+		}
+		if k != first {
+			w.result.Same = false
+			return false
+		}
+	}
+	w.result.Same = len(w.present) >= manyUnits && len(w.present) == w.asked && len(w.wrong) == 0 && first != failingUnit
 	return w.result.Same
+}
+
+// dropFailing leaves out the units that answer with exception 4 only, where many
+// do.
+func (w *scanner) dropFailing(ctx context.Context) {
+	if w.result.Same {
+		return
+	}
+	var fail []int
+	for _, unit := range w.present {
+		if w.kinds[unit] != failingUnit {
+			continue
+		}
+		if _, err := w.Read(ctx, unit, "input", 0, 1); answerKind(err) == failingUnit {
+			fail = append(fail, unit)
+		}
+	}
+	if len(fail) < manyUnits || ctx.Err() != nil {
+		return
+	}
+	w.result.Failing = len(fail)
+	w.present = slices.DeleteFunc(w.present, func(unit int) bool { return slices.Contains(fail, unit) })
 }
 
 // lookInto asks the units that are there what they do and who they are.
