@@ -47,11 +47,10 @@ func newerSlots(t *testing.T, file, value string) {
 	}
 }
 
-// TestWhatANewerVersionWroteIsLeftAlone opens directories of a newer version in
-// every way that there is: each is refused with what, where and what to do, and no
-// byte of it is changed.
-func TestWhatANewerVersionWroteIsLeftAlone(t *testing.T) {
-	for name, write := range map[string]func(t *testing.T, dir string, segs []string) (file string){
+// newerFiles are the ways in which a newer version can have written in a directory;
+// each returns the file that says so.
+func newerFiles() map[string]func(t *testing.T, dir string, segs []string) (file string) {
+	return map[string]func(t *testing.T, dir string, segs []string) (file string){
 		"the oldest segment": func(t *testing.T, _ string, segs []string) string {
 			newerAbout(t, segs[0], `{"format":2,"class":"process","incarnation":"0badcafe","first":1}`)
 			return segs[0]
@@ -100,7 +99,14 @@ func TestWhatANewerVersionWroteIsLeftAlone(t *testing.T) {
 			}
 			return file
 		},
-	} {
+	}
+}
+
+// TestWhatANewerVersionWroteIsLeftAlone opens directories of a newer version in
+// every way that there is: each is refused with what, where and what to do, and no
+// byte of it is changed.
+func TestWhatANewerVersionWroteIsLeftAlone(t *testing.T) {
+	for name, write := range newerFiles() {
 		t.Run(name, func(t *testing.T) {
 			dir := damageOriginal(t)
 			file := write(t, dir, segmentFiles(t, dir))
