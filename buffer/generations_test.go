@@ -73,6 +73,34 @@ func TestALaterGenerationCounts(t *testing.T) {
 	}
 }
 
+// TestALaterGenerationThatTookOver counts, though the file before it holds more: it is
+// not made of that one. A start found nothing in it, since the process was killed in
+// its first commit, and gave its numbers to events that it acknowledged.
+func TestALaterGenerationThatTookOver(t *testing.T) {
+	c := config(t, nil)
+	r := start(t, c)
+	r.put("process", 0, 3)
+	r.crash()
+	s := &segment{path: segmentFiles(t, c.Dir)[0]}
+	if err := errors.Join(s.load(), s.close()); err != nil {
+		t.Fatal(err)
+	}
+	w, err := newRewriter(filepath.Dir(s.path), s.about, s.gen+1, s.bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = w.put(run{incarnation: s.about.Incarnation, first: 1, span: 1, events: []drivers.Event{event("process", 700)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.finish(nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	r = start(t, c)
+	wantEvents(t, collect(t, r.reader("central"), 1)[:1], 1, 700)
+	r.stop()
+}
+
 // wantAll makes sure that the export and the next life give each event once.
 func wantAll(t *testing.T, c Config, events int) {
 	t.Helper()

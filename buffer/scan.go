@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"sluice/drivers"
 )
 
 // tidy sets a damaged file aside, and removes one that a later generation stands
@@ -48,15 +51,23 @@ func openSegments(dir, class string, log *slog.Logger) ([]*segment, error) {
 
 // preferWhole looks at files of which a later generation is there, too: a crash
 // came before the older one was removed. It is the older one that counts where it
-// is whole and the later one is not, or ends before it: then that one has lost its
-// last commit, and what is left of it is whole as far as it goes.
+// is whole and the later one is not, or was made of it and ends before it: then that
+// one has lost its last commit, and what is left of it is whole as far as it goes.
 func preferWhole(segs []*segment, log *slog.Logger) error {
 	for i, later := range segs {
 		older := generationBefore(segs, i)
 		if later.bad || older == nil || older.tally.last < later.tally.last {
 			continue
 		}
-		if later.tally.last >= min(older.tally.last, sealedAt(segs, i)) {
+		early := later.tally.last < min(older.tally.last, sealedAt(segs, i))
+		if early {
+			other, err := later.tookOver(older)
+			if err != nil {
+				return err
+			}
+			early = !other
+		}
+		if !early {
 			if whole, err := later.whole(); err != nil {
 				return err
 			} else if whole {
@@ -71,6 +82,44 @@ func preferWhole(segs []*segment, log *slog.Logger) error {
 		}
 	}
 	return nil
+}
+
+// tookOver reports whether s is not made of older but took over from it: its first
+// number holds another event. A process found nothing in older, since the one before
+// was killed in its first commit, and gave the numbers of that anew. An error says that
+// this machine cannot tell now.
+func (s *segment) tookOver(older *segment) (bool, error) {
+	c, err := newCodec()
+	if err != nil {
+		return false, err
+	}
+	_, r, err := s.read(s.about.First, c)
+	if err = errors.Join(ignored(err), s.close()); err != nil || len(r.events) == 0 {
+		return false, err
+	}
+	_, was, err := older.read(r.seq(0), c)
+	if err = errors.Join(ignored(err), older.close()); err != nil {
+		return false, err
+	}
+	for i := range was.events {
+		if was.seq(i) == r.seq(0) {
+			return !sameEvent(&was.events[i], &r.events[0]), nil
+		}
+	}
+	return false, nil
+}
+
+// ignored is nil for what says that a file holds nothing that can be read there.
+func ignored(err error) error {
+	if errors.Is(err, errDamaged) || errors.Is(err, errNoMore) {
+		return nil
+	}
+	return err
+}
+
+func sameEvent(a, b *drivers.Event) bool {
+	return a.Time.Equal(b.Time) && a.Source == b.Source && a.Device == b.Device && a.Subject == b.Subject && a.Type == b.Type &&
+		a.ContentType == b.ContentType && bytes.Equal(a.Payload, b.Payload)
 }
 
 // generationBefore is the generation of segs[i] before it that is not damaged.
