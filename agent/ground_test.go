@@ -76,6 +76,7 @@ func TestARollbackLeavesTheBacklogAsItWas(t *testing.T) {
 	stop := f.start([]byte(text(f.mqtt, `far: { kafka: { brokers: [ "127.0.0.1:1" ] } }`, fmt.Sprintf("agent: { id: gw-1, data_dir: %s }\nremote: { uplink: central, trust: [ %q ] }",
 		filepath.Join(f.dir, "data"), publicKey(1)))), 3*time.Second)
 	f.state(0, remote.StateApplied, 0, "")
+	f.subscribed(2) // that of session was the first
 	for i := range 20 {
 		f.publish("factory/1", fmt.Sprint(i))
 	}

@@ -304,3 +304,32 @@ func TestAConfigThatKillsTheAgentIsGivenUp(t *testing.T) {
 		})
 	}
 }
+
+// Stops in order say nothing against a config that is new, and once it has run for the
+// time of a trial nothing is kept of what was before.
+func TestANewConfigGrowsOld(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	stop := f.start(f.file(""), time.Minute)
+	f.publishConfig(signed{version: 1, body: f.config(settings{})})
+	f.state(0, remote.StateApplied, 1, "")
+	before := filepath.Join(f.dir, "data", "remote", "config.before")
+	for range maxStarts + 1 {
+		stop()
+		if _, err := os.Stat(before); err != nil {
+			t.Error(err)
+		}
+		mark := f.mark()
+		stop = f.start(f.file(""), time.Minute)
+		f.state(mark, remote.StateApplied, 1, "")
+	}
+	stop()
+	defer f.start(f.file(""), time.Second)()
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(before); os.IsNotExist(err) {
+			return
+		} else if time.Now().After(end) {
+			t.Fatal("it is still kept:", err)
+		}
+	}
+}

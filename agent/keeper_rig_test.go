@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ type fleet struct {
 	*testing.T
 	dir     string
 	mqtt    string
+	hook    *takeovers
 	cluster *kfake.Cluster
 	client  *kgo.Client
 	admin   *kadm.Client
@@ -54,12 +56,13 @@ type takeovers struct {
 	mu         sync.RWMutex
 	publishing sync.Map // *mochi.Client that holds mu
 	taking     sync.Map // *mochi.Client -> how it gives mu back
+	granted    atomic.Int32
 }
 
 func (*takeovers) ID() string { return "takeovers" }
 
 func (*takeovers) Provides(b byte) bool {
-	return b == mochi.OnSessionEstablish || b == mochi.OnSessionEstablished || b == mochi.OnPublish || b == mochi.OnPacketProcessed
+	return b == mochi.OnSessionEstablish || b == mochi.OnSessionEstablished || b == mochi.OnPublish || b == mochi.OnPacketProcessed || b == mochi.OnSubscribed
 }
 
 func (h *takeovers) OnSessionEstablish(cl *mochi.Client, _ packets.Packet) {
@@ -87,17 +90,35 @@ func (h *takeovers) OnPacketProcessed(cl *mochi.Client, pk packets.Packet, _ err
 	}
 }
 
+func (h *takeovers) OnSubscribed(cl *mochi.Client, _ packets.Packet, codes []byte) {
+	if strings.HasPrefix(cl.ID, "sluice-") && len(codes) == 1 && codes[0] <= 2 {
+		h.granted.Add(1)
+	}
+}
+
+// subscribed waits until the broker has granted so many filters to agents. A message that
+// is on its way meanwhile would be a reason for this broker to refuse one: it takes its
+// number for that of the request.
+func (f *fleet) subscribed(n int32) {
+	f.Helper()
+	for end := time.Now().Add(patience); f.hook.granted.Load() < n; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			f.Fatal("the agent does not subscribe")
+		}
+	}
+}
+
 // patience ends a test that hangs; nothing is measured by it.
 const patience = 60 * time.Second
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
-	f := &fleet{T: t, dir: t.TempDir(), mqtt: freeAddr(t), news: make(chan struct{}, 1)}
+	f := &fleet{T: t, dir: t.TempDir(), mqtt: freeAddr(t), hook: &takeovers{}, news: make(chan struct{}, 1)}
 	server := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler), Capabilities: mochi.NewDefaultServerCapabilities()})
 	if err := server.AddHook(new(auth.AllowHook), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.AddHook(new(takeovers), nil); err != nil {
+	if err := server.AddHook(f.hook, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := server.AddListener(listeners.NewTCP(listeners.Config{ID: "t", Address: f.mqtt})); err != nil {
