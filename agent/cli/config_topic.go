@@ -32,6 +32,11 @@ type fleet struct {
 	name   string // of the uplink, for messages
 }
 
+// mayStop lets a time-out or a signal end the wait for a broker that has taken a
+// record and does not answer. Whoever then tries again may write it twice, which
+// does no harm: readers know documents, commands and chunks again.
+func mayStop() kgo.Opt { return kgo.AllowIdempotentProduceCancellation() }
+
 // openFleet connects as remote.uplink of the config does.
 func (c *call) openFleet(ctx context.Context) (*fleet, error) {
 	cfg, anchor, err := c.loadOperator()
@@ -42,7 +47,7 @@ func (c *call) openFleet(ctx context.Context) (*fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := kgo.NewClient(append(opts, kgo.KeepControlRecords(), kgo.MetadataMinAge(100*time.Millisecond))...)
+	client, err := kgo.NewClient(append(opts, kgo.KeepControlRecords(), kgo.MetadataMinAge(100*time.Millisecond), mayStop())...)
 	if err != nil {
 		return nil, fmt.Errorf("uplink %s: %w", cfg.Remote.Uplink, err)
 	}

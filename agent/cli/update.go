@@ -138,7 +138,7 @@ func updatePut(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	client, err := kgo.NewClient(append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RecordDeliveryTimeout(time.Minute))...)
+	client, err := kgo.NewClient(append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RecordDeliveryTimeout(time.Minute), mayStop())...)
 	if err != nil {
 		return fmt.Errorf("uplink %s: %w", cfg.Remote.Uplink, err)
 	}
