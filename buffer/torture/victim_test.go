@@ -3,8 +3,10 @@
 package torture
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -42,6 +44,41 @@ func (v *victim) fail(err error) {
 	if err != nil && v.err == nil {
 		v.err = err
 	}
+}
+
+// blind reports whether nothing is left that tells which numbers were used: no value
+// of state and marks, and the newest segment of a class. It is the one case that
+// ARCHITECTURE.md calls not covered; several damages at once come to it by chance.
+func (v *victim) blind() bool {
+	if v.hasValue("state") || v.hasValue("marks") {
+		return false
+	}
+	for _, c := range v.o.manifest.Classes {
+		if n := len(c.Files); n > 0 {
+			if _, err := os.Lstat(v.path(c.Files[n-1].Path)); errors.Is(err, fs.ErrNotExist) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hasValue reports whether one of a file's two slots is whole (buffer/slots.go has
+// their bytes).
+func (v *victim) hasValue(rel string) bool {
+	const slot, head = 64 << 10, 24
+	b, err := os.ReadFile(v.path(rel))
+	for ; err == nil && len(b) >= head; b = b[min(slot, len(b)):] {
+		n := uint64(binary.BigEndian.Uint32(b[16:]))
+		if string(b[:4]) != "SLS1" || n > slot-head || head+n > uint64(len(b)) {
+			continue
+		}
+		table := crc32.MakeTable(crc32.Castagnoli)
+		if crc32.Update(crc32.Checksum(b[:20], table), table, b[head:head+n]) == binary.BigEndian.Uint32(b[20:]) {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *victim) path(rel string) string { return filepath.Join(v.dir, rel) }
