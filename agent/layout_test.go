@@ -19,7 +19,7 @@ import (
 // Data flows driver → buffer → uplink, and only agent sees all.
 var mayImport = map[string][]string{
 	"agent":                     {"agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/floor", "agent/remote/tree", "agent/remote/trust", "agent/update", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/mqtt", "uplink", "uplink/channel", "uplink/gate", "uplink/oauth"},
-	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/tree", "agent/remote/trust", "agent/update", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit"},
+	"agent/cli":                 {"agent", "agent/config", "agent/control", "agent/remote", "agent/remote/document", "agent/remote/tree", "agent/remote/trust", "agent/update", "agent/web", "buffer", "drivers", "drivers/modbus", "drivers/modbus/profiles", "uplink/audit", "uplink/channel"},
 	"agent/cmd/sluice":          {"agent/cli"},
 	"agent/cmd/sluice-simulate": {"agent/simulate"},
 	"agent/config":              {"agent/remote/tree", "agent/remote/trust", "drivers/modbus/profiles", "uplink/gate"},

@@ -14,6 +14,7 @@ import (
 	"sluice/agent/config"
 	"sluice/agent/remote/document"
 	"sluice/agent/remote/trust"
+	"sluice/uplink/channel"
 )
 
 const (
@@ -203,11 +204,10 @@ func (f *fleet) follow(records map[string][]byte) {
 	}
 }
 
-// topicPolicies are how the topics of remote config are made. Statuses come from
-// each agent each minute: what is old goes soon, so that reading them stays short.
+// topicPolicies are how the topics of remote config are made.
 var topicPolicies = map[string]map[string]string{
 	"config":  {"cleanup.policy": "compact", "max.compaction.lag.ms": "3600000"},
-	"status":  {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1", "delete.retention.ms": "3600000"},
+	"status":  channel.StatusTopicConfig(),
 	"command": {"cleanup.policy": "delete", "retention.ms": "691200000"}, // 8 days: a command lives 7 at most
 }
 

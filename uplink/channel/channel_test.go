@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -253,12 +255,57 @@ func TestPublishKeepsTheNewest(t *testing.T) {
 	}
 }
 
-func TestPublishSaysThatTheTopicIsMissing(t *testing.T) {
-	r := newRig(t, 1)
-	r.topic(configs, 1, "compact")
-	r.topic(commands, 1, "delete")
-	c := r.start(newSeen(), nil)
-	if err := c.Publish(t.Context(), "gw", []byte("x")); err == nil || !strings.Contains(err.Error(), "sluice.status is not there") {
-		t.Errorf("%v", err)
+// TestPublishMakesTheTopic has no status topic. It is made, compacted; an agent that may
+// not make it says so.
+func TestPublishMakesTheTopic(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		code *kerr.Error
+		says string // empty: it is made
+	}{
+		{"made", nil, ""},
+		{"another one was faster", kerr.TopicAlreadyExists, ""},
+		{"not allowed", kerr.TopicAuthorizationFailed, "sluice.status is not there (sluice config push --create makes it)"},
+		{"refused", kerr.PolicyViolation, "it could not be made"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, 1)
+			r.topic(configs, 1, "compact")
+			r.topic(commands, 1, "delete")
+			if tt.code != nil {
+				asked := make(chan struct{})
+				r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Topic: statuses, Err: tt.code, When: func(kmsg.Request) bool { close(asked); return true }})
+				if tt.says == "" {
+					go func() {
+						<-asked
+						r.topic(statuses, 1, "compact")
+					}()
+				}
+			}
+			c := r.start(newSeen(), nil)
+			err := c.Publish(t.Context(), "gw", []byte("x"))
+			if tt.says != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.says) {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := r.admin.DescribeTopicConfigs(t.Context(), statuses)
+			if err != nil || len(got) != 1 {
+				t.Fatal(got, err)
+			}
+			policy := ""
+			for _, c := range got[0].Configs {
+				if c.Key == "cleanup.policy" {
+					policy = c.MaybeValue()
+				}
+			}
+			if policy != "compact" {
+				t.Errorf("cleanup.policy=%q", policy)
+			}
+		})
 	}
 }

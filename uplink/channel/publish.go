@@ -174,7 +174,7 @@ func (c *Channel) write(ctx context.Context, v *via, l *letter) error {
 		return errDown
 	}
 	r := &kgo.Record{Topic: c.cfg.StatusTopic, Key: []byte(l.key), Value: l.value}
-	if err = c.client.ProduceSync(ctx, r).FirstErr(); err == nil {
+	if err = c.produce(ctx, r); err == nil {
 		v.learn(ctx, c.client, r)
 	}
 	return err
