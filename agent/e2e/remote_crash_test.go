@@ -36,7 +36,9 @@ func crashingConfig(t *testing.T, k *kafka) {
 	waitFor(t, "the agent's /readyz", func() bool { return p.agent.get("/readyz") == nil }, p.agent.proc)
 	pub := startPublisher(t, p.broker, 4_000, 200)
 
-	o.publish(1, "agent: { ", "agent: { memory_limit: 1GiB, ", "      subscribe:\n", "      max_payload: 120MiB\n      subscribe:\n        - { filter: \"big/#\", qos: 1 }\n")
+	k.createTopic(t, strings.Replace(p.topic, className, "big", 1))
+	o.publish(1, "agent: { ", "agent: { memory_limit: 1GiB, ", "classes:\n", "classes:\n  big: {}\n",
+		"      subscribe:\n", "      max_payload: 120MiB\n      subscribe:\n        - { filter: \"big/#\", qos: 1, class: big }\n")
 	deaths := 0
 	for end := time.Now().Add(patience); o.page().State != string(remote.StateRolledBack); {
 		if status, ok := p.agent.proc.waitExit(100 * time.Millisecond); ok {
