@@ -55,7 +55,6 @@ func TestScenarios(t *testing.T) {
 		{"modbus-port-comes-back", portComesBack},
 		{"modbus-dead-unit", deadUnitOnALine},
 		{"remote-config", remoteConfig},
-		{"remote-config-crash", crashingConfig},
 		{"wrong-input", func(t *testing.T, _ *kafka) { wrongInput(t) }},
 	} {
 		t.Run(s.name, func(t *testing.T) {
