@@ -251,6 +251,8 @@ func (b *Buffer) adoptClasses() error {
 	return nil
 }
 
+func (b *Buffer) classDir(class string) string { return filepath.Join(b.cfg.Dir, "classes", class) }
+
 func (b *Buffer) openLanes() error {
 	if err := checkFormats(b.cfg.Dir); err != nil {
 		return err
@@ -264,11 +266,16 @@ func (b *Buffer) openLanes() error {
 		if _, twice := found[c.Name]; twice {
 			return fmt.Errorf("class %s is declared twice", c.Name)
 		}
-		segs, err := openSegments(filepath.Join(b.cfg.Dir, "classes", c.Name), c.Name, b.cfg.Log)
+		segs, err := openSegments(b.classDir(c.Name), c.Name, b.cfg.Log)
 		if err != nil {
 			return fmt.Errorf("class %s: %w", c.Name, err)
 		}
 		found[c.Name] = segs
+	}
+	for name := range found { // now that no newer version is known to have written here
+		if err := removeLeftOvers(b.classDir(name)); err != nil {
+			return fmt.Errorf("class %s: %w", name, err)
+		}
 	}
 	var err error
 	if b.state, err = openState(b.cfg.Dir, found, b.cfg.Log); err != nil {

@@ -60,6 +60,14 @@ func newerFiles() map[string]func(t *testing.T, dir string, segs []string) (file
 			newerAbout(t, file, `{"format":7,"class":["process"],"first":"one"}`, bucketBatches, bucketGaps, bucketSkipped)
 			return file
 		},
+		"the newest segment, a segment was not finished": func(t *testing.T, _ string, segs []string) string {
+			file := segs[len(segs)-1]
+			newerAbout(t, file, `{"format":2}`)
+			if err := os.WriteFile(file+".tmp", []byte("not finished"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return file
+		},
 		"a segment, the state and the marks are lost, another segment damaged": func(t *testing.T, dir string, segs []string) string {
 			newerAbout(t, segs[1], `{"format":2,"class":"process"}`)
 			if err := errors.Join(os.Truncate(segs[0], 5000), os.Remove(filepath.Join(dir, stateName)), os.Remove(filepath.Join(dir, marksName))); err != nil {

@@ -3,10 +3,13 @@ package buffer
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"go.etcd.io/bbolt"
 
 	"sluice/drivers"
 )
@@ -75,13 +78,37 @@ func TestALaterGenerationCounts(t *testing.T) {
 
 // TestALaterGenerationThatTookOver counts, though the file before it holds more: it is
 // not made of that one. A start found nothing in it, since the process was killed in
-// its first commit, and gave its numbers to events that it acknowledged.
+// its first commit, and gave its numbers to events that it acknowledged. Also where a
+// block of it is damaged: its other blocks are nowhere else.
 func TestALaterGenerationThatTookOver(t *testing.T) {
-	c := config(t, nil)
-	r := start(t, c)
-	r.put("process", 0, 3)
-	r.crash()
-	s := &segment{path: segmentFiles(t, c.Dir)[0]}
+	for _, damaged := range []bool{false, true} {
+		c := config(t, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) })
+		r := start(t, c)
+		r.put("process", 0, 3)
+		r.crash()
+		later := takeOver(t, segmentFiles(t, c.Dir)[0], 700, 701)
+		if damaged {
+			ruinBlock(t, later, 2)
+		}
+		r = start(t, c)
+		rd := r.reader("central")
+		wantEvents(t, collect(t, rd, 1)[:1], 1, 700)
+		if !damaged {
+			wantEvents(t, collect(t, rd, 1)[:1], 2, 701)
+		} else if e := collect(t, rd, 1)[0]; e.Type != TypeGap {
+			t.Errorf("number %d is %s %.40q, in place of what says that 2 is damaged", e.seq, e.Type, e.Payload)
+		}
+		r.stop()
+	}
+}
+
+// takeOver makes the next generation of a file anew, with a block for each event.
+func takeOver(t *testing.T, file string, numbers ...int) (path string) {
+	t.Helper()
+	s := &segment{path: file}
+	if !s.parseName() {
+		t.Fatalf("%s is no segment", file)
+	}
 	if err := errors.Join(s.load(), s.close()); err != nil {
 		t.Fatal(err)
 	}
@@ -89,16 +116,35 @@ func TestALaterGenerationThatTookOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = w.put(run{incarnation: s.about.Incarnation, first: 1, span: 1, events: []drivers.Event{event("process", 700)}})
+	for i, n := range numbers {
+		err = errors.Join(w.put(run{incarnation: s.about.Incarnation, first: uint64(i + 1), span: 1, events: []drivers.Event{event("process", n)}}), w.flush())
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	fresh, err := w.finish(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.finish(nil, nil); err != nil {
+	return fresh.path
+}
+
+// ruinBlock flips a bit of the block that begins with first.
+func ruinBlock(t *testing.T, file string, first uint64) {
+	t.Helper()
+	db, err := bbolt.Open(file, 0o600, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	r = start(t, c)
-	wantEvents(t, collect(t, r.reader("central"), 1)[:1], 1, 700)
-	r.stop()
+	err = db.Update(func(tx *bbolt.Tx) error {
+		sub := tx.Bucket(bucketBatches).Bucket(seqKey(first))
+		b := bytes.Clone(sub.Get(keyBlock))
+		b[blockHeader] ^= 1
+		return sub.Put(keyBlock, b)
+	})
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // wantAll makes sure that the export and the next life give each event once.

@@ -3,7 +3,6 @@ package buffer
 import (
 	"cmp"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -109,7 +108,7 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 		return nil, err
 	}
 	l := &lane{
-		class: c, dir: filepath.Join(b.cfg.Dir, "classes", c.Name), log: b.cfg.Log.With("class", c.Name),
+		class: c, dir: b.classDir(c.Name), log: b.cfg.Log.With("class", c.Name),
 		incarnation: b.state.incarnation, commitDelay: b.cfg.CommitDelay, spillAfter: b.cfg.SpillAfter, segLimit: max(256<<10, min(b.cfg.Segment, c.KeepBytes/8, maxSegment)),
 		memory: memoryShare(b.cfg, c), codec: cod, disk: b.disk, saveState: b.saveState, observe: b.cfg.ObserveCommit,
 		wake: make(chan struct{}, 1), acked: make(chan struct{}, 1), space: make(chan struct{}),
@@ -154,7 +153,7 @@ func (l *lane) worthOwing(lost []gap) []gap {
 func (l *lane) shut() {
 	l.mu.Lock()
 	left := l.pending
-	l.pending, l.closed = nil, true
+	l.pending, l.gapsQueued, l.closed = nil, 0, true // nobody waits for gap records any more
 	if l.retiring {
 		var events []item
 		events, left = l.bequeath(left)

@@ -113,23 +113,23 @@ func (l *lane) makeRoom(items []item) bool {
 	return is == roomy || l.class.WhenFull == DropOldest
 }
 
-// giveWay drops the oldest segments after there was no space to write items,
-// where the class says so, and returns how many bytes that were; freed is what it
-// has dropped for the same items before. It drops no more than they can need: what
-// takes the space again is somebody else, to whom the whole backlog would not be
-// enough.
+// giveWay drops the oldest segments after there was no space to write items and
+// what is held, where the class says so, and returns how many bytes that gave back;
+// freed is what it has dropped for the same items before. It drops no more than they
+// can need: what takes the space again is somebody else, to whom the whole backlog
+// would not be enough.
 func (l *lane) giveWay(items []item, freed int64) (more int64) {
 	if l.class.WhenFull != DropOldest {
 		return 0
 	}
-	need := int64(growStep)
+	need := growStep + 2*l.heldSum // only this goroutine changes it
 	for i := range items {
 		need += 2 * cost(&items[i].event)
 	}
 	for freed+more < need {
 		l.mu.Lock()
 		several, n := len(l.segments) > 1, int64(0)
-		if several {
+		if several && !l.segments[0].damaged.Load() { // a damaged one is set aside, and gives nothing back
 			n = l.segments[0].bytes
 		}
 		l.mu.Unlock()

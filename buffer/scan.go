@@ -29,7 +29,7 @@ func (s *segment) tidy() error {
 }
 
 // openSegments reads the folder of a class, oldest segment first. Damaged files
-// are marked bad. Left-over temporary files are removed.
+// are marked bad.
 func openSegments(dir, class string, log *slog.Logger) ([]*segment, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -51,23 +51,20 @@ func openSegments(dir, class string, log *slog.Logger) ([]*segment, error) {
 
 // preferWhole looks at files of which a later generation is there, too: a crash
 // came before the older one was removed. It is the older one that counts where it
-// is whole and the later one is not, or was made of it and ends before it: then that
-// one has lost its last commit, and what is left of it is whole as far as it goes.
+// is whole, the later one was made of it, and that one is not whole, or ends before
+// it: then it has lost its last commit, and what is left of it is whole as far as it goes.
 func preferWhole(segs []*segment, log *slog.Logger) error {
 	for i, later := range segs {
 		older := generationBefore(segs, i)
 		if later.bad || older == nil || older.tally.last < later.tally.last {
 			continue
 		}
-		early := later.tally.last < min(older.tally.last, sealedAt(segs, i))
-		if early {
-			other, err := later.tookOver(older)
-			if err != nil {
-				return err
-			}
-			early = !other
+		if other, err := later.tookOver(older); err != nil {
+			return fmt.Errorf("segment %s: %w", later.path, err)
+		} else if other { // what is damaged in it the older one does not hold
+			continue
 		}
-		if !early {
+		if later.tally.last >= min(older.tally.last, sealedAt(segs, i)) {
 			if whole, err := later.whole(); err != nil {
 				return err
 			} else if whole {
@@ -215,6 +212,17 @@ func (s *segment) condemn(foreign bool) {
 	s.tally, s.gaps, s.skips = tally{}, nil, nil
 }
 
+// removeLeftOvers removes the temporary files of segments that were not finished.
+func removeLeftOvers(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), segmentSuffix+".tmp") {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
+}
+
 // listSegments lists the files of a class by name, oldest first.
 func listSegments(dir string, log *slog.Logger) (segs []*segment, err error) {
 	entries, err := os.ReadDir(dir)
@@ -224,10 +232,6 @@ func listSegments(dir string, log *slog.Logger) (segs []*segment, err error) {
 	for _, e := range entries {
 		s := &segment{path: filepath.Join(dir, e.Name())}
 		switch {
-		case strings.HasSuffix(e.Name(), segmentSuffix+".tmp"):
-			if err = os.RemoveAll(s.path); err != nil {
-				return nil, err
-			}
 		case !strings.HasSuffix(e.Name(), segmentSuffix):
 		case !s.parseName() || !e.Type().IsRegular():
 			log.Warn("a file that is not a segment lies in the buffer; it is left alone", "file", s.path)

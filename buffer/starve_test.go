@@ -1,6 +1,8 @@
 package buffer
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -144,5 +146,69 @@ func TestWithoutSpaceTheOldestGivesWay(t *testing.T) {
 		if freed = l.giveWay(one, growStep+2*cost(&one[0].event)); freed > 0 {
 			t.Errorf("%s: %d bytes more than it can need were given up", when, freed)
 		}
+	}
+}
+
+// TestWhatIsHeldNeedsSpaceToo has more in memory, to be written now, than the one
+// event that comes with it, and a damaged segment, which gives no space back.
+func TestWhatIsHeldNeedsSpaceToo(t *testing.T) {
+	_, l := still(t, config(t, func(c *Config) { c.Classes[0].WhenFull = DropOldest }))
+	for i := range 6 {
+		if left := l.store(t.Context(), events(10*i, 10)); len(left) > 0 {
+			t.Fatal("not stored")
+		}
+		if err := l.roll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, size, had := events(60, 1), l.segments[0].bytes, len(l.segments)
+	l.segments[0].damaged.Store(true)
+	l.heldSum = size
+	freed := l.giveWay(one, growStep+2*cost(&one[0].event)) // enough for the event alone
+	if n := had - len(l.segments); n != 3 || freed != 2*size {
+		t.Errorf("%d segments and %d bytes were given up, not the damaged one and two of %d", n, freed, size)
+	}
+	l.heldSum = 0
+}
+
+// TestAMergeGivesItsSpaceBackWhileTheDiskRefuses: the file that was made anew is
+// there, and the one that it was made of holds the space that a commit lacks.
+func TestAMergeGivesItsSpaceBackWhileTheDiskRefuses(t *testing.T) {
+	c := config(t, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) })
+	_, l := still(t, c)
+	if left := l.store(t.Context(), events(0, 100)); len(left) > 0 {
+		t.Fatal("not stored")
+	}
+	l.abandon()
+	old := l.segments[0]
+	fresh, err := rewriteLarger(t.Context(), l.dir, old, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.merging = true
+	l.merges <- merged{old: old, fresh: fresh, blocks: 1}
+	if err := os.MkdirAll(filepath.Join(l.dir, segmentName(101, 0)+".tmp", "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if left := l.store(ctx, events(100, 1)); len(left) != 1 {
+		t.Fatal("stored, with something in the way")
+	}
+	if files := segmentFiles(t, c.Dir); len(files) != 1 || files[0] != fresh.path {
+		t.Errorf("%v are there, not %s alone", files, fresh.path)
+	}
+}
+
+// TestNobodyWaitsForGapRecordsOfAClosedBuffer: of one that another reader asked for.
+func TestNobodyWaitsForGapRecordsOfAClosedBuffer(t *testing.T) {
+	r, l := still(t, config(t, nil))
+	rd := r.reader("central")
+	l.queueGap(newGap(1, 1, reasonCorrupt, time.Now(), time.Now()), nil)
+	l.shut()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := rd.tiers[0].tracks[0].main.bridge(ctx, 1, nil); !errors.Is(err, ErrClosed) {
+		t.Error(err)
 	}
 }

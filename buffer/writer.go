@@ -179,6 +179,7 @@ func (l *lane) store(ctx context.Context, items []item) (left []item) {
 		case <-time.After(wait):
 		}
 		l.trim(0)
+		l.endMerge(false) // until then there are two of a segment
 		wait = min(2*wait, 2*time.Second)
 	}
 	return nil
