@@ -78,24 +78,27 @@ func TestALaterGenerationCounts(t *testing.T) {
 
 // TestALaterGenerationThatTookOver counts, though the file before it holds more: it is
 // not made of that one. A start found nothing in it, since the process was killed in
-// its first commit, and gave its numbers to events that it acknowledged. Also where a
-// block of it is damaged: its other blocks are nowhere else.
+// its first commit, and gave its numbers to events that it acknowledged. Also where it
+// is damaged, a block or all that tells of its blocks: these are nowhere else.
 func TestALaterGenerationThatTookOver(t *testing.T) {
-	for _, damaged := range []bool{false, true} {
+	for _, damaged := range []string{"", "a block", "the meta pages"} {
 		c := config(t, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) })
 		r := start(t, c)
 		r.put("process", 0, 3)
 		r.crash()
 		later := takeOver(t, segmentFiles(t, c.Dir)[0], 700, 701)
-		if damaged {
+		switch damaged {
+		case "a block":
 			ruinBlock(t, later, 2)
+		case "the meta pages":
+			ruinMetas(t, later)
 		}
 		r = start(t, c)
-		rd := r.reader("central")
-		wantEvents(t, collect(t, rd, 1)[:1], 1, 700)
-		if !damaged {
-			wantEvents(t, collect(t, rd, 1)[:1], 2, 701)
-		} else if e := collect(t, rd, 1)[0]; e.Type != TypeGap {
+		got := collect(t, r.reader("central"), 2)
+		wantEvents(t, got[:1], 1, 700)
+		if damaged != "a block" {
+			wantEvents(t, got[1:2], 2, 701)
+		} else if e := got[1]; e.Type != TypeGap {
 			t.Errorf("number %d is %s %.40q, in place of what says that 2 is damaged", e.seq, e.Type, e.Payload)
 		}
 		r.stop()
@@ -127,6 +130,19 @@ func takeOver(t *testing.T, file string, numbers ...int) (path string) {
 		t.Fatal(err)
 	}
 	return fresh.path
+}
+
+// ruinMetas clears both meta pages.
+func ruinMetas(t *testing.T, file string) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt(make([]byte, 2*4096), 0)
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // ruinBlock flips a bit of the block that begins with first.

@@ -194,7 +194,7 @@ func rescueSegments(segs []*segment, class string, ours func(incarnation string)
 		case fresh == nil:
 			continue
 		}
-		if older := generationBefore(segs, i); older != nil && older.tally.last >= fresh.tally.last { // it holds as much
+		if !fresh.adds(generationBefore(segs, i)) {
 			if err := fresh.remove(); err != nil {
 				log.Warn("remove a segment", "file", fresh.path, "error", err)
 			}
@@ -204,6 +204,16 @@ func rescueSegments(segs []*segment, class string, ours func(incarnation string)
 		out = append(out, fresh)
 	}
 	return out
+}
+
+// adds reports whether s, which was saved from a later generation, holds what older
+// does not; older is nil where there is none.
+func (s *segment) adds(older *segment) bool {
+	if older == nil || older.tally.last < s.tally.last {
+		return true
+	}
+	other, err := s.tookOver(older)
+	return err == nil && other
 }
 
 // condemn marks the file as not to be read.
