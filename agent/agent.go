@@ -96,6 +96,7 @@ func New(cfg *config.Config, opt Options) (*Agent, error) {
 	if err := a.change(cfg); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
+	a.gone = nil
 	return a, nil
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -64,17 +65,27 @@ uplinks: { a: { kafka: { brokers: [ "h:1" ], classes: [ process ] } }, b: { remo
 }
 
 // TestARollbackLeavesTheBacklogAsItWas tries a config that gives an uplink up, with
-// its backlog, shrinks a class, and brings an uplink of its own.
+// its backlog, shrinks a class, and brings an uplink of its own; also where the trial
+// goes on over a start.
 func TestARollbackLeavesTheBacklogAsItWas(t *testing.T) {
-	t.Parallel()
+	for name, again := range map[string]bool{"in one life": false, "over a start": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rollsBackWithBacklog(t, again)
+		})
+	}
+}
+
+func rollsBackWithBacklog(t *testing.T, again bool) {
 	f := newFleet(t)
 	text := func(mqtt, uplinks, more string) string {
 		return fmt.Sprintf("version: 1\nsources: { line: { mqtt: { servers: [ \"tcp://%s\" ], subscribe: [ { filter: \"factory/#\" } ] } } }\n"+
 			"uplinks: { central: { kafka: { brokers: [ %q ], topic: \"p.{class}\" } }, %s }\nobserve: { http: \"\" }\n%s\n", mqtt, f.cluster.ListenAddrs()[0], uplinks, more)
 	}
 	f.session()
-	stop := f.start([]byte(text(f.mqtt, `far: { kafka: { brokers: [ "127.0.0.1:1" ] } }`, fmt.Sprintf("agent: { id: gw-1, data_dir: %s }\nremote: { uplink: central, trust: [ %q ] }",
-		filepath.Join(f.dir, "data"), publicKey(1)))), 3*time.Second)
+	file := []byte(text(f.mqtt, `far: { kafka: { brokers: [ "127.0.0.1:1" ] } }`, fmt.Sprintf("agent: { id: gw-1, data_dir: %s }\nremote: { uplink: central, trust: [ %q ] }",
+		filepath.Join(f.dir, "data"), publicKey(1))))
+	stop := f.start(file, 3*time.Second)
 	f.state(0, remote.StateApplied, 0, "")
 	f.subscribed(2) // that of session was the first
 	for i := range 20 {
@@ -84,27 +95,40 @@ func TestARollbackLeavesTheBacklogAsItWas(t *testing.T) {
 	mark := f.mark()
 	f.publishConfig(signed{version: 1, body: "config:\n  " + strings.ReplaceAll(strings.TrimSpace(text(nobody(t), `far: { removed: true }, fresh: { kafka: { brokers: [ "127.0.0.1:1" ] } }`,
 		"classes: { process: { keep: { bytes: 1MiB, age: 1ms }, when_full: drop_oldest } }")), "\n", "\n  ")})
+	if again {
+		f.state(mark, remote.StateTrial, 1, "")
+		for range 2 {
+			stop()
+			f.waits(map[string]uint64{"far": 20, "fresh": 20})
+			mark = f.mark()
+			stop = f.start(file, 3*time.Second)
+			f.state(mark, remote.StateTrial, 1, "")
+		}
+	}
 	st := f.state(mark, remote.StateRolledBack, 0, remote.TrialFailed)
 	if strings.Contains(st.Config.Reason, "far") || !strings.Contains(st.Config.Reason, "source line") {
 		t.Errorf("%+v", st.Config)
 	}
 	f.status(mark, "the backlog", func(st remote.StatusRecord) bool { return st.Uplinks["far"].Lag >= 20 })
 	stop()
-	dir := filepath.Join(f.dir, "data")
-	stranded, err := buffer.Stranded(dir, map[string][]string{"central": nil}, nil)
+	f.waits(map[string]uint64{"far": 20})
+}
+
+// waits checks how many events of class process wait for uplinks other than central. No
+// agent runs.
+func (f *fleet) waits(want map[string]uint64) {
+	f.Helper()
+	stranded, err := buffer.Stranded(filepath.Join(f.dir, "data"), map[string][]string{"central": nil}, nil)
 	if err != nil {
-		t.Fatal(err)
+		f.Fatal(err)
 	}
-	var waits uint64
+	got := map[string]uint64{}
 	for _, s := range stranded {
-		if s.Uplink == "fresh" {
-			t.Errorf("events wait for an uplink of the config that was rolled back: %+v", s)
-		}
-		if s.Uplink == "far" && s.Class == "process" {
-			waits = s.Events
+		if s.Class == "process" {
+			got[s.Uplink] = s.Events
 		}
 	}
-	if waits != 20 {
-		t.Errorf("%d events of class process wait for far, want 20", waits)
+	if !maps.Equal(got, want) {
+		f.Errorf("events of class process that wait: %v, want %v", got, want)
 	}
 }

@@ -333,3 +333,41 @@ func TestANewConfigGrowsOld(t *testing.T) {
 		}
 	}
 }
+
+// fullFolder has no room for what was before.
+type fullFolder struct{ floor.Folder }
+
+func (f fullFolder) Rename(from, to string) error {
+	if to == "config.before" {
+		return syscall.ENOSPC
+	}
+	return f.Folder.Rename(from, to)
+}
+
+// A config that cannot be kept is not the good one after a start either, and a higher
+// version is adopted once there is room.
+func TestAConfigThatCannotBeKeptDoesNotComeBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	if err := os.WriteFile(filepath.Join(f.dir, "sluice.yaml"), f.file(""), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := supervisor(f.dir, killTrial)
+	s.folder = func(dir string) floor.Folder { return fullFolder{floor.Dir(dir)} }
+	ctx, cancel := contextOf(t)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	f.publishConfig(signed{version: 1, body: f.config(settings{})})
+	f.state(0, remote.StateRolledBack, 0, remote.NotStored)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	mark := f.mark()
+	defer f.start(f.file(""), killTrial)()
+	if st := f.status(mark, "the next start", func(remote.StatusRecord) bool { return true }); st.Config.Running != 0 {
+		t.Errorf("it runs what was rolled back: %+v", st.Config)
+	}
+	f.publishConfig(signed{version: 2, body: f.config(settings{})})
+	f.state(mark, remote.StateApplied, 2, "")
+}

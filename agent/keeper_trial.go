@@ -244,7 +244,11 @@ func (k *keeper) commit(ctx context.Context) {
 	if k.configs.Good != nil {
 		before.Good = *k.configs.Good
 	}
-	if err := errors.Join(k.configs.Keep(before), k.configs.Commit()); err != nil {
+	err := k.configs.Keep(before)
+	if err == nil {
+		err = k.configs.Commit()
+	}
+	if err != nil {
 		k.rollBack(ctx, remote.NotStored, err.Error())
 		return
 	}

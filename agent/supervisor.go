@@ -85,9 +85,13 @@ func (s *Supervisor) start(file *config.Config, logs *Logs) (a *Agent, k *keeper
 			cfg = k.begin()
 		}
 	}
+	opt := Options{Version: s.Version, File: s.File, Log: log, Logs: logs, stallLimit: s.stallLimit}
 	for {
+		if k != nil {
+			opt.back, opt.gone = k.ground(), k.gone
+		}
 		logs.Set(cfg.Log)
-		if a, err = New(cfg, Options{Version: s.Version, File: s.File, Log: log, Logs: logs, stallLimit: s.stallLimit}); err == nil {
+		if a, err = New(cfg, opt); err == nil {
 			break
 		}
 		var other *config.Config

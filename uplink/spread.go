@@ -16,7 +16,7 @@ const (
 	spreadAfter = 20 * time.Second       // of nothing but failures: until then each client tries as it likes
 	spreadOver  = 48 * time.Second       // the longest wait between two attempts, give or take a tenth
 	spreadStale = 40 * time.Second       // without any dial: what was before does not count
-	spreadGrace = 500 * time.Millisecond // after the last dial of an attempt, for another broker to be tried
+	spreadGrace = 3 * time.Second        // after the last dial of an attempt, for another broker to be tried: a client that waits tries again within two
 	spreadTurns = 3                      // connections to a broker that are spread, once one was reached
 	spreadAgain = 100 * time.Millisecond // after a failure the same address is not tried again
 	yieldFor    = 8 * time.Second        // after a dial that was not due, those of a lower rank wait for it
@@ -78,8 +78,8 @@ type atOnce struct{}
 // than one connection, and they count as well: each broker, or what stands in front
 // of all of them, gets the second and the third one after the same time again, so
 // that connections come as slowly as agents do. From the fourth on they are free, as
-// they are as soon as Release is called. Urgent ones go first, then what records wait
-// for, then Wanted ones; who has no connection left may make one at any time. In an
+// they are as soon as Release is called. To each address Urgent ones go first, then what
+// records wait for, then Wanted ones; who has no connection left may make one at any time. In an
 // attempt each broker is tried once. The zero Spread is open. It is safe for concurrent
 // use.
 type Spread struct {
@@ -95,10 +95,9 @@ type Spread struct {
 	dials int             // that are under way
 	ended time.Time       // when the last of them ended
 
-	asked [first + 1]time.Time // when a dial of a rank was last refused
-	gap   time.Duration        // between connections to a broker; 0: they are free
-	until time.Time            // when that ends
-	turns map[string]*turns    // by address
+	gap   time.Duration     // between connections to a broker; 0: they are free
+	until time.Time         // when that ends
+	turns map[string]*turns // by address
 }
 
 // turns are those of one address.
@@ -107,6 +106,8 @@ type turns struct {
 	open   int       // connections
 	failed time.Time // when the last dial did
 	last   error     // of it
+
+	asked [first + 1]time.Time // when a dial of a rank was last refused
 }
 
 // Dial dials addr by way of dial, unless that is not due: then the error is an
@@ -145,12 +146,12 @@ func (g *Spread) pass(now time.Time, addr string, r rank, all bool) error {
 	if now.Sub(t.failed) < spreadAgain { // the client tries twice
 		return t.last
 	}
-	err := g.due(now, addr, r)
+	err := g.due(now, addr, t, r)
 	if g.next.IsZero() {
 		err = g.paced(now, t, r, all)
 	}
 	if err != nil {
-		g.asked[r] = now
+		t.asked[r] = now
 		return err
 	}
 	g.dials++
@@ -158,14 +159,14 @@ func (g *Spread) pass(now time.Time, addr string, r rank, all bool) error {
 }
 
 // due says whether addr may be tried while the cluster is away. g.mu is held.
-func (g *Spread) due(now time.Time, addr string, r rank) error {
+func (g *Spread) due(now time.Time, addr string, t *turns, r rank) error {
 	if g.next.IsZero() {
 		return nil
 	}
 	if g.tried != nil && g.dials == 0 && now.Sub(g.ended) > spreadGrace {
 		g.next, g.tried = g.begun.Add(around(g.wait())), nil
 	}
-	if now.Before(g.next) || g.tried[addr] || g.yields(now, r) {
+	if now.Before(g.next) || g.tried[addr] || t.yields(now, r) {
 		return &heldError{fmt.Sprintf("%v since %s: %v", ErrAway, g.since.UTC().Format(time.RFC3339), g.last), ErrAway, g.last}
 	}
 	if g.tried == nil {
@@ -184,16 +185,18 @@ func (g *Spread) paced(now time.Time, t *turns, r rank, all bool) error {
 	switch {
 	case g.gap == 0 || all:
 		return nil
-	case g.open() > 0 && (now.Before(t.next) || g.yields(now, r)):
+	case g.open() > 0 && (now.Before(t.next) || t.yields(now, r)):
 		return &heldError{errTurn.Error(), errTurn, nil}
 	}
 	t.next = now.Add(around(g.gap))
 	return nil
 }
 
-// yields says whether a dial has to wait for one of a higher rank. g.mu is held.
-func (g *Spread) yields(now time.Time, r rank) bool {
-	for _, asked := range g.asked[r+1:] {
+// yields says whether a dial has to wait for one of a higher rank to the same address:
+// one to another may be away for good, and this one the way to find out what is in its
+// place. The spread's mu is held.
+func (t *turns) yields(now time.Time, r rank) bool {
+	for _, asked := range t.asked[r+1:] {
 		if now.Sub(asked) < yieldFor {
 			return true
 		}
@@ -244,7 +247,7 @@ func (g *Spread) reached(now time.Time, addr string) {
 		t.next = now.Add(around(g.gap))
 	}
 	g.since, g.next, g.last, g.tried = time.Time{}, time.Time{}, nil, nil
-	clear(g.asked[:])
+	clear(t.asked[:])
 }
 
 // failed takes the error of a dial and returns what the client is told; one that was

@@ -251,3 +251,34 @@ func TestASpreadSaysWhyItIsShut(t *testing.T) {
 		}
 	})
 }
+
+// A broker that stays away does not keep others from being tried, however much a
+// connection to it is wanted and whoever comes first in an attempt.
+func TestABrokerThatStaysAwayHoldsNothingUp(t *testing.T) {
+	for _, outage := range []time.Duration{30 * time.Second, 10 * time.Minute} {
+		for range 20 {
+			synctest.Test(t, func(t *testing.T) {
+				g := Spread{Brokers: 3}
+				end := time.Now().Add(outage)
+				try := func(r rank, addr string) error {
+					_, err := g.Dial(withRank(t.Context(), r), addr, func(context.Context) (net.Conn, error) {
+						if addr == "c:1" || time.Now().Before(end) {
+							return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+						}
+						return answering{}, nil
+					})
+					return err
+				}
+				for i := 0; time.Since(end) < spreadOver*6/5; i++ {
+					_ = try(first, "c:1") // a status, to the leader it had
+					time.Sleep(700 * time.Millisecond)
+					if i%2 == 0 && (try(waiting, "a:1") == nil || try(waiting, "b:1") == nil) {
+						return
+					}
+					time.Sleep(300 * time.Millisecond)
+				}
+				t.Errorf("nothing was reached in %s after an outage of %s", time.Since(end), outage)
+			})
+		}
+	}
+}
