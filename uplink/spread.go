@@ -72,7 +72,8 @@ type atOnce struct{}
 // once. When nothing was reached for 20 s each agent waits for a random part of the
 // time that it has been away, and from then on for a little more than that, up to 48 s:
 // after an outage of a minute one of 45 agents comes in a second. What a single
-// gateway loses by it is little more time again than the link was away, 53 s at most.
+// gateway loses by it is little more time again than the link was away, 53 s at most, and
+// twice that where its client has to ask for metadata before it sends.
 //
 // All clients of an agent that go to a cluster share a spread. An agent needs more
 // than one connection, and they count as well: each broker, or what stands in front
