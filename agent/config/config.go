@@ -85,7 +85,8 @@ type Class struct {
 	Retain time.Duration `yaml:"retain" default:"0s" range:"0s..87600h"`
 	// What happens when keep.bytes is used up or the disk is full. block:
 	// sources wait (MQTT acks are withheld, polls slow down). drop_newest,
-	// drop_oldest: events are dropped, and a gap record says which. A list such
+	// drop_oldest: events are dropped, and a gap record says which; where not even
+	// that finds room on the disk, drop_newest waits like block. A list such
 	// as [ thin: 1s, thin: 1m, drop_oldest ] thins out what is stored before
 	// that: thin: 1s leaves one event of each topic or device for each second,
 	// the oldest first, and gap records say which are missing. 1 to 4 steps of
