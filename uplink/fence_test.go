@@ -114,15 +114,22 @@ func addPartitions(t *testing.T, c *kfake.Cluster, topic string, n int) {
 	}
 }
 
-// TestPositionAmongMany finds the position of one agent behind those of others.
-func TestPositionAmongMany(t *testing.T) {
-	t.Parallel()
+// hadRun is a cluster to which a run, which has ended, has delivered 100 events.
+func hadRun(t *testing.T) (*kfake.Cluster, *memLog) {
+	t.Helper()
 	c := cluster(t, kfake.SeedTopics(1, "sluice.process", DefaultPositionTopic))
 	log := newMemLog()
 	log.put(messages("process", 0, 100, 5)...)
 	k := start(t, exactConfig(c, log))
 	log.waitCursor(t, "process", 100)
 	k.stop(t)
+	return c, log
+}
+
+// TestPositionAmongMany finds the position of one agent behind those of others.
+func TestPositionAmongMany(t *testing.T) {
+	t.Parallel()
+	c, log := hadRun(t)
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.DefaultProduceTopic(DefaultPositionTopic))
 	if err != nil {
 		t.Fatal(err)
@@ -237,12 +244,7 @@ func (o overlap) OnProduceRecordBuffered(r *kgo.Record) {
 // one. That is no rival.
 func TestOwnPositionIsHidden(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "sluice.process", DefaultPositionTopic))
-	log := newMemLog()
-	log.put(messages("process", 0, 100, 5)...)
-	before := start(t, exactConfig(c, log))
-	log.waitCursor(t, "process", 100)
-	before.stop(t)
+	c, log := hadRun(t)
 	log.Rewind(nil)
 	other, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.TransactionalID("other"), kgo.TransactionTimeout(20*time.Second))
 	if err != nil {

@@ -36,12 +36,7 @@ func (f forgetful) OnProduceRecordUnbuffered(r *kgo.Record, err error) {
 // then it took the position of the run before it for one of another agent, and stood back.
 func TestClaimThatTheClientWouldNotCommit(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, kfake.SeedTopics(1, "sluice.process", DefaultPositionTopic))
-	log := newMemLog()
-	log.put(messages("process", 0, 100, 5)...)
-	before := start(t, exactConfig(c, log))
-	log.waitCursor(t, "process", 100)
-	before.stop(t)
+	c, log := hadRun(t)
 	log.Rewind(nil)
 	log.put(messages("process", 100, 50, 5)...)
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "sluice.process", Err: kerr.OutOfOrderSequenceNumber, Count: 1})

@@ -147,19 +147,27 @@ func TestSlowCommitIsNotSilent(t *testing.T) {
 	checkComplete(t, committed(t, c.ListenAddrs(), "sluice.process"), 200)
 }
 
-// TestBlackHoleIsLeftAlone asks that a link that carries nothing costs a few
-// questions, and no connection before the client's time is over.
-func TestBlackHoleIsLeftAlone(t *testing.T) {
-	t.Parallel()
-	between := &nat{}
-	c := cluster(t, between.listen(), kfake.SeedTopics(2, "sluice.process"))
-	log := newMemLog()
-	k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log})
+// asking has 100 events delivered, then nothing pass any more, 100 more wait, and the
+// first question asked.
+func asking(t *testing.T) (c *kfake.Cluster, between *nat, log *memLog, k *running) {
+	t.Helper()
+	between = &nat{}
+	c = cluster(t, between.listen(), kfake.SeedTopics(2, "sluice.process"))
+	log = newMemLog()
+	k = start(t, Config{Brokers: c.ListenAddrs(), Reader: log})
 	log.put(messages("process", 0, 100, 7)...)
 	log.waitCursor(t, "process", 100)
 	between.forgotten.Store(math.MaxInt64)
 	log.put(messages("process", 100, 100, 7)...)
 	waitFor(t, "a question", func() bool { return k.silence.asks.Load() > 0 })
+	return c, between, log, k
+}
+
+// TestBlackHoleIsLeftAlone asks that a link that carries nothing costs a few
+// questions, and no connection before the client's time is over.
+func TestBlackHoleIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	c, between, log, k := asking(t)
 	began := time.Now()
 	waitFor(t, "the client to give up", func() bool { return len(k.silence.waiting()) == 0 })
 	if took := time.Since(began); took < leastPatience+askLimit {
@@ -177,15 +185,7 @@ func TestBlackHoleIsLeftAlone(t *testing.T) {
 // end.
 func TestStopsWhileItAsks(t *testing.T) {
 	t.Parallel()
-	between := &nat{}
-	c := cluster(t, between.listen(), kfake.SeedTopics(2, "sluice.process"))
-	log := newMemLog()
-	k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log})
-	log.put(messages("process", 0, 100, 7)...)
-	log.waitCursor(t, "process", 100)
-	between.forgotten.Store(math.MaxInt64)
-	log.put(messages("process", 100, 100, 7)...)
-	waitFor(t, "a question", func() bool { return k.silence.asks.Load() > 0 })
+	_, _, _, k := asking(t)
 	k.stop(t)
 	if n := len(k.silence.waiting()); n != 0 {
 		t.Errorf("%d connections are left", n)

@@ -91,6 +91,27 @@ func (o *operator) page() web.Config {
 	return st.Config
 }
 
+// awaitStatusTopic waits until the agent has made the topic, compacted, on a cluster in
+// which nobody has made one of the three.
+func (o *operator) awaitStatusTopic(k *kafka) {
+	policy := ""
+	waitFor(o.T, "a status topic", func() bool {
+		found, err := k.admin.DescribeTopicConfigs(o.Context(), "sluice.status")
+		if err != nil || len(found) != 1 || found[0].Err != nil {
+			return false
+		}
+		for _, c := range found[0].Configs {
+			if c.Key == "cleanup.policy" {
+				policy = c.MaybeValue()
+			}
+		}
+		return true
+	}, o.plant.agent.proc)
+	if policy != "compact" {
+		o.Errorf("sluice.status: cleanup.policy=%q", policy)
+	}
+}
+
 // newOperator has a key, and a plant whose agent trusts it; nothing runs yet.
 func newOperator(t *testing.T, k *kafka, trial string) *operator {
 	o := &operator{T: t, dir: t.TempDir()}
@@ -104,12 +125,14 @@ func newOperator(t *testing.T, k *kafka, trial string) *operator {
 	return o
 }
 
-// remoteConfig adopts a config over a real Kafka, has two that break something undone,
-// one of them over a kill -9, and has the topic made anew, while a plant publishes.
+// remoteConfig has the agent make its status topic on a real Kafka, adopts a config, has two
+// that break something undone, one of them over a kill -9, and has the topic made anew,
+// while a plant publishes.
 func remoteConfig(t *testing.T, k *kafka) {
 	o := newOperator(t, k, "10s")
 	p := o.plant
 	p.agent.startReady(t)
+	o.awaitStatusTopic(k)
 	pub := startPublisher(t, p.broker, 20_000, 400)
 
 	o.publish(1, "process: { when_full: block }", "process: { when_full: block, keep: { bytes: 64MiB } }")

@@ -10,7 +10,8 @@
 //	channel.go  New, Run                    batch.go    record batches, bounded
 //	reader.go   what is read from where     publish.go  the newest value of each key
 //	topics.go   metadata, offsets, policy   link.go     waiting, words for errors
-//	fetch.go    one long poll per broker
+//	fetch.go    one long poll per broker    via.go      by the uplink's connections
+//	                                        create.go   a status topic that is missing
 package channel
 
 import (

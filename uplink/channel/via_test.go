@@ -59,6 +59,20 @@ func (w *road) counts() (asked, sent int) {
 	return w.asked, w.sent
 }
 
+// startVia runs a channel that has caught up and may write by way of a client of an uplink.
+func (r *rig) startVia() (*road, *Channel) {
+	r.Helper()
+	other, err := kgo.NewClient(kgo.SeedBrokers(r.cluster.ListenAddrs()...))
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(other.Close)
+	w, h := &road{client: other}, newSeen()
+	c := r.start(h, nil, func(cfg *Config) { cfg.Via = w.request })
+	h.until(r.T, "caught up", 1)
+	return w, c
+}
+
 // The first status goes by the own client, which learns where; the others go by way of
 // the uplink, into the same partition, and are read as any. What the uplink cannot do
 // the own client does.
@@ -67,15 +81,7 @@ func TestStatusesGoByWayOfTheUplink(t *testing.T) {
 	r.topic(configs, 1, "compact")
 	r.topic(commands, 1, "delete")
 	r.topic(statuses, 7, "compact")
-	other, err := kgo.NewClient(kgo.SeedBrokers(r.cluster.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(other.Close)
-	w := &road{client: other}
-	h := newSeen()
-	c := r.start(h, nil, func(cfg *Config) { cfg.Via = w.request })
-	h.until(t, "caught up", 1)
+	w, c := r.startVia()
 	number := 0
 	publish := func() {
 		t.Helper()
@@ -140,15 +146,7 @@ func TestStatusesGoByWayOfTheUplink(t *testing.T) {
 func TestAStatusWaitsForTheUplinksTurn(t *testing.T) {
 	r := newRig(t, 1)
 	r.topics(1)
-	other, err := kgo.NewClient(kgo.SeedBrokers(r.cluster.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(other.Close)
-	w := &road{client: other}
-	h := newSeen()
-	c := r.start(h, nil, func(cfg *Config) { cfg.Via = w.request })
-	h.until(t, "caught up", 1)
+	w, c := r.startVia()
 	if err := c.Publish(t.Context(), "gw", []byte("one")); err != nil {
 		t.Fatal(err)
 	}
