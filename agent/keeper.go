@@ -286,7 +286,9 @@ func (k *keeper) run(ctx context.Context) {
 			report.Reset(reportEvery)
 			k.publish(false)
 		case <-k.ripe.C:
-			k.settled()
+			if !k.settled() {
+				k.ripe.Reset(k.cfg.Remote.Trial)
+			}
 		case <-k.reread.C:
 			_ = k.relink(ctx, true) // its error is logged
 		}

@@ -64,11 +64,14 @@ func (k *keeper) grow() *config.Config {
 	return k.cfg
 }
 
-// settled forgets what was before the config that runs.
-func (k *keeper) settled() {
-	if err := k.configs.Settle(); err != nil {
+// settled forgets what was before the config that runs; false: that is to be tried
+// again, or a few ends that were not in order would bring it back.
+func (k *keeper) settled() bool {
+	err := k.configs.Settle()
+	if err != nil {
 		k.log.Error("what was before the config that runs cannot be forgotten", "error", err)
 	}
+	return err == nil
 }
 
 // rest has a stop in order not count as one that the config is to blame for.

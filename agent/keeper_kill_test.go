@@ -325,13 +325,62 @@ func TestANewConfigGrowsOld(t *testing.T) {
 	}
 	stop()
 	defer f.start(f.file(""), time.Second)()
+	f.awaitGone(before)
+}
+
+// awaitGone waits until there is no such file.
+func (f *fleet) awaitGone(path string) {
+	f.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		if _, err := os.Stat(before); os.IsNotExist(err) {
+		if _, err := os.Stat(path); os.IsNotExist(err) {
 			return
 		} else if time.Now().After(end) {
-			t.Fatal("it is still kept:", err)
+			f.Fatal("it is still kept:", err)
 		}
 	}
+}
+
+// TestANewConfigGrowsOldAtLast has a disk refuse, twice, to let go what was before.
+func TestANewConfigGrowsOldAtLast(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	if err := os.WriteFile(filepath.Join(f.dir, "sluice.yaml"), f.file(""), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refusals := make(chan string, 2)
+	s := supervisor(f.dir, killTrial)
+	s.folder = func(dir string) floor.Folder { return stickyFolder{floor.Dir(dir), refusals} }
+	ctx, cancel := contextOf(t)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	f.publishConfig(signed{version: 1, body: f.config(settings{})})
+	f.state(0, remote.StateApplied, 1, "")
+	before := filepath.Join(f.dir, "data", "remote", "config.before")
+	f.awaitGone(before)
+	if len(refusals) != 2 {
+		t.Errorf("%d refusals", len(refusals))
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// stickyFolder does not remove what was before, as often as there is room for refusals.
+type stickyFolder struct {
+	floor.Folder
+	refusals chan string
+}
+
+func (f stickyFolder) Remove(name string) error {
+	if name == "config.before" {
+		select {
+		case f.refusals <- name:
+			return syscall.EIO
+		default:
+		}
+	}
+	return f.Folder.Remove(name)
 }
 
 // fullFolder has no room for what was before.
