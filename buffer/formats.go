@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -38,22 +39,25 @@ func checkFormat(js []byte, reads int) error {
 }
 
 // checkFormats reports a newer format of the state or the marks in dir, before
-// anything is opened for writing. What else is wrong with them is not its concern.
-func checkFormats(dir string) error {
+// anything is opened for writing, and that one of them could not be read: what a
+// newer version wrote may be behind that. Damage is not its concern.
+func checkFormats(dir string) (err error) {
 	for _, file := range []struct {
 		name  string
 		reads int
 	}{{stateName, stateFormat}, {marksName, marksFormat}} {
 		path := filepath.Join(dir, file.name)
-		value, err := readSlotFile(path)
-		if err == nil {
-			err = checkFormat(value, file.reads)
-		}
-		if errors.Is(err, ErrNewer) {
-			return fmt.Errorf("%s: %w", path, err)
+		value, readErr := readSlotFile(path)
+		switch newer := checkFormat(value, file.reads); {
+		case newer != nil:
+			err = errors.Join(err, fmt.Errorf("%s: %w", path, newer))
+		case errors.Is(readErr, ErrNewer):
+			err = errors.Join(err, fmt.Errorf("%s: %w", path, readErr))
+		case readErr != nil && !errors.Is(readErr, fs.ErrNotExist):
+			err = errors.Join(err, fmt.Errorf("whether a newer version wrote %s: %w (nothing was changed: try again, and where it can never be read move it away; the segments hold cursors and incarnation, too)", path, readErr))
 		}
 	}
-	return nil
+	return err
 }
 
 func readSlotFile(path string) ([]byte, error) {
@@ -66,9 +70,10 @@ func readSlotFile(path string) ([]byte, error) {
 	return value, err
 }
 
-// checkFormats is as above, and reports a segment of a newer format, too.
-func (o *Offline) checkFormats() error {
-	if err := checkFormats(o.dir); err != nil {
+// checkFormats is as above, and reports a segment of a newer format, too. Who only
+// reads goes on where a file could not be read.
+func (o *Offline) checkFormats(writes bool) error {
+	if err := checkFormats(o.dir); err != nil && (writes || errors.Is(err, ErrNewer)) {
 		return err
 	}
 	names, err := o.classes()

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // newerAbout gives a segment another meta/about, and without says which of its
@@ -138,6 +140,46 @@ func TestWhatANewerVersionWroteIsLeftAlone(t *testing.T) {
 				t.Error("the directory was changed")
 			}
 		})
+	}
+}
+
+// TestANewerFormatThatComesToLightLateIsLeftAlone has the first look at state and
+// marks miss what a newer version wrote, as a disk does that fails one read: a look
+// that failed is an error, and whoever opens them for writing looks once more.
+func TestANewerFormatThatComesToLightLateIsLeftAlone(t *testing.T) {
+	for _, name := range []string{stateName, marksName} {
+		dir := damageOriginal(t)
+		file := filepath.Join(dir, name)
+		newerSlots(t, file, `{"format":2,"incarnation":"0badcafe"}`)
+		before := allBytes(t, dir)
+		if _, err := openState(dir, nil, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s for writing: %v", name, err)
+		}
+		if allBytes(t, dir) != before {
+			t.Errorf("%s: the directory was changed", name)
+		}
+		if err := errors.Join(os.Rename(file, file+".aside"), os.Symlink(name, file)); err != nil {
+			t.Fatal(err)
+		}
+		for way, open := range map[string]func() error{
+			"a look":     func() error { return checkFormats(dir) },
+			"Open":       func() error { _, err := Open(damageConfig(dir)); return err },
+			"OpenRepair": func() error { _, err := OpenRepair(dir); return err },
+		} {
+			if err := open(); !errors.Is(err, unix.ELOOP) || !strings.Contains(err.Error(), file) {
+				t.Errorf("%s, %s that cannot be read: %v", way, name, err)
+			}
+		}
+		o, err := OpenOffline(dir) // who only reads says what is wrong, and goes on
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found, err := o.Verify(t.Context(), nil); err != nil || len(found) == 0 || found[0].File != name {
+			t.Errorf("verify: %v, %v", found, err)
+		}
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -2,6 +2,8 @@ package buffer
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 )
@@ -42,10 +44,13 @@ func openMarks(dir string, log *slog.Logger) (*marks, error) {
 		return nil, err
 	}
 	m := &marks{slots: file}
+	if err = checkFormat(value, marksFormat); err != nil { // it came to light since checkFormats
+		return nil, errors.Join(fmt.Errorf("%s: %w", filepath.Join(dir, marksName), err), file.file.Close())
+	}
 	if value != nil {
 		err = json.Unmarshal(value, &m.value)
 	}
-	if err != nil || m.value.Format > marksFormat || !validIncarnation(m.value.Incarnation) {
+	if err != nil || !validIncarnation(m.value.Incarnation) {
 		damaged, m.value = damaged || value != nil, savedMarks{}
 	}
 	if damaged {

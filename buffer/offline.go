@@ -45,7 +45,7 @@ func openOffline(dir string, how int) (*Offline, error) {
 		return nil, errors.Join(fmt.Errorf("%s is %w by an agent (%s): stop it first, or ask it with \"sluice status\"", dir, ErrInUse, strings.TrimSpace(string(holder))), lock.Close())
 	}
 	o := &Offline{dir: dir, lock: lock}
-	if err = o.checkFormats(); err == nil {
+	if err = o.checkFormats(how == unix.LOCK_EX); err == nil {
 		o.codec, err = newCodec()
 	}
 	if err != nil {

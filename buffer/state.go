@@ -92,7 +92,10 @@ func openState(dir string, segs map[string][]*segment, log *slog.Logger) (*state
 		return nil, fmt.Errorf("open the state file: %w", err)
 	}
 	s.slots = file
-	if s.found, err = parseState(value); err != nil || damaged {
+	if s.found, err = parseState(value); errors.Is(err, ErrNewer) { // it came to light since checkFormats
+		return nil, errors.Join(fmt.Errorf("%s: %w", s.path, err), file.file.Close())
+	}
+	if err != nil || damaged {
 		log.Error("the state file is damaged; going on with what is whole of it and what the segments say", "file", s.path, "error", err)
 	}
 	if s.foreign(segs) {

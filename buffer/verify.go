@@ -44,7 +44,11 @@ func (o *Offline) Verify(ctx context.Context, progress func(done, all int)) ([]F
 
 func (o *Offline) verifyState() (findings []Finding) {
 	if _, err := o.readState(); err != nil {
-		findings = append(findings, Finding{File: stateName, What: err.Error() + " (the agent starts without it: the segments hold cursors and incarnation, too)"})
+		hint := "the agent starts without it"
+		if path := new(fs.PathError); errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) {
+			hint = "the agent starts once it can be read, or is moved away"
+		}
+		findings = append(findings, Finding{File: stateName, What: fmt.Sprintf("%v (%s: the segments hold cursors and incarnation, too)", err, hint)})
 	}
 	f, err := os.Open(filepath.Join(o.dir, marksName))
 	if errors.Is(err, fs.ErrNotExist) { // made at the next start

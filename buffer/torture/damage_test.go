@@ -160,7 +160,7 @@ func (r *ruin) one(h **hand, dir string, c *damageCase, loud bool) (v verdict, d
 	if victim.err != nil {
 		return v, false, victim.err
 	}
-	j := job{Dir: dir, Manifest: filepath.Join(o.dir, "manifest.json"), Touched: sortedKeys(victim.touched), Trim: c.Seed%2 == 1, Loud: loud, Blind: k.blind || victim.blind()}
+	j := job{Dir: dir, Manifest: filepath.Join(o.dir, "manifest.json"), Touched: sortedKeys(victim.touched), Trim: c.Seed%2 == 1, Loud: loud, Blind: victim.blind()}
 	v, dead, err = order(h, j)
 	if err != nil || dead {
 		return v, dead, err

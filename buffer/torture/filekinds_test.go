@@ -124,7 +124,7 @@ var stateKinds = []kind{
 		v.remove("state")
 		v.remove(newest(v).Path)
 	}},
-	{name: "state, marks and newest segment missing", cases: 10, blind: true, do: func(v *victim) {
+	{name: "state, marks and newest segment missing", cases: 10, do: func(v *victim) {
 		v.remove("state")
 		v.remove("marks")
 		v.remove(newest(v).Path)

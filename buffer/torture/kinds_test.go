@@ -18,7 +18,6 @@ type kind struct {
 	simple   bool     // may come together with others
 	mayFail  bool     // no start can mend it: an error is right, and all is there once the cause is away
 	mustFail bool     // and an error is the only answer
-	blind    bool     // nothing is left that tells which numbers were used
 	survives float64  // at least this share of the events in damaged files, once requireSurvivors is set
 }
 

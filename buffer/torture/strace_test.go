@@ -3,6 +3,8 @@
 package torture
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -93,6 +95,46 @@ func failNth(t *testing.T, calls, inject string, n int, sum *total) {
 	for _, w := range x.book.wrong {
 		t.Errorf("%s %s, call %d: %s", calls, inject, n, w)
 	}
+}
+
+// TestFailedReadHidesNoNewerVersion has one read of the state fail that a newer
+// version wrote: no start may take that for an older one, or for none.
+func TestFailedReadHidesNoNewerVersion(t *testing.T) {
+	needRoot(t)
+	x := newTrouble(t, "flow", filepath.Join(fastDir(t), "data"))
+	x.start()
+	x.working(20)
+	x.life.terminate(stopLimit)
+	v := &victim{dir: x.dir, rnd: random(newSeed(t), 5), touched: map[string]bool{}}
+	writeSlot(v, `{"format":2,"incarnation":1}`)
+	state := v.path("state")
+	before, err := os.ReadFile(state)
+	if err = errors.Join(v.err, err); err != nil {
+		t.Fatal(err)
+	}
+	hits := 0
+	for n := range 4 { // two slots, read by who only looks and by who will write
+		log := filepath.Join(filepath.Dir(x.dir), fmt.Sprintf("strace-%d", n))
+		wrap := straced(log, "pread64", fmt.Sprintf("error=EIO:when=%d", n+1))
+		l := x.start(append(wrap, "-P", state)...)
+		if l.open() {
+			t.Errorf("read %d: the buffer opens", n+1)
+		}
+		l.kill()
+		said, logErr := os.ReadFile(log)
+		now, err := os.ReadFile(state)
+		if err = errors.Join(err, logErr); err != nil {
+			t.Fatal(err)
+		}
+		hits += strings.Count(string(said), "(INJECTED)")
+		if !bytes.Equal(now, before) {
+			t.Fatalf("read %d: the state was changed", n+1)
+		}
+	}
+	if hits == 0 {
+		t.Error("no read failed")
+	}
+	t.Logf("SUMMARY %s: %d reads failed", t.Name(), hits)
 }
 
 // TestSlowDisk makes each sync 200 ms longer.

@@ -46,21 +46,21 @@ func (v *victim) fail(err error) {
 	}
 }
 
-// blind reports whether nothing is left that tells which numbers were used: no value
-// of state and marks, and the newest segment of a class. It is the one case that
+// blind is the classes of which nothing is left that tells which numbers were used: no
+// value of state and marks, and no newest segment. It is the one case that
 // ARCHITECTURE.md calls not covered; several damages at once come to it by chance.
-func (v *victim) blind() bool {
+func (v *victim) blind() (classes []string) {
 	if v.hasValue("state") || v.hasValue("marks") {
-		return false
+		return nil
 	}
-	for _, c := range v.o.manifest.Classes {
+	for class, c := range v.o.manifest.Classes {
 		if n := len(c.Files); n > 0 {
 			if _, err := os.Lstat(v.path(c.Files[n-1].Path)); errors.Is(err, fs.ErrNotExist) {
-				return true
+				classes = append(classes, class)
 			}
 		}
 	}
-	return false
+	return classes
 }
 
 // hasValue reports whether one of a file's two slots is whole (buffer/slots.go has

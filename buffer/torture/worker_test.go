@@ -26,7 +26,7 @@ type job struct {
 	Touched  []string // files whose events may be missing
 	Trim     bool     // acknowledge in the first life already
 	Loud     bool     // log to standard error
-	Blind    bool     // nothing is left that tells which numbers were used: some may be used again
+	Blind    []string // classes of which nothing is left that tells which numbers were used: some may be used again
 }
 
 // verdict is what the worker found.
@@ -235,7 +235,7 @@ func (w *worker) take(r *reading, b buffer.Batch) {
 	if r.first == 0 {
 		r.first = b.First
 	}
-	held := w.manifest.Classes[b.Class].Held
+	held, blind := w.manifest.Classes[b.Class].Held, slices.Contains(w.Blind, b.Class)
 	original := b.Incarnation == w.manifest.Incarnation
 	here := original || b.Incarnation == w.buf.Incarnation()
 	if here {
@@ -266,7 +266,7 @@ func (w *worker) take(r *reading, b buffer.Batch) {
 			w.wrong("number %s/%d holds two things: %s and %s", b.Incarnation, seq, id(before), id(content))
 		}
 		seen[seq] = content
-		if original && !w.Blind && seq <= uint64(len(held)) && held[seq-1] != content {
+		if original && !blind && seq <= uint64(len(held)) && held[seq-1] != content {
 			w.wrong("number %d holds %s, it was %s", seq, id(content), id(held[seq-1]))
 		}
 	}
