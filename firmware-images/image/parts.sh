@@ -266,15 +266,17 @@ filesystem_data() {
   done | E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH debugfs -w -f /dev/stdin "$2" >"$work/debugfs.log" 2>&1
 }
 
-# bundle SQUASHFS VERSION FILE signs an update. The version is in the signed payload, where the image's pre-install looks.
+# bundle SQUASHFS VERSION FILE [COMPATIBLE] signs an update. The version is in the signed payload, where the image's pre-install
+# looks. One that the image it holds would not take, since its certificate has expired or is not below the CA, is not made.
 bundle() {
   local content=$work/payload
   rm -rf "$content" "$3"
   mkdir -p "$content"
   cp --reflink=auto "$1" "$content/rootfs.img"
   printf '%s\n' "$2" >"$content/version"
-  printf '[update]\ncompatible=sluice-arm64-efi\nversion=%s\n\n[bundle]\nformat=verity\n\n[image.rootfs]\nfilename=rootfs.img\n' "$2" >"$content/manifest.raucm"
+  printf '[update]\ncompatible=%s\nversion=%s\n\n[bundle]\nformat=verity\n\n[image.rootfs]\nfilename=rootfs.img\n' "${4:-sluice-arm64-efi}" "$2" >"$content/manifest.raucm"
   find "$content" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-  rauc --cert="$UPDATE_CERT" --key="$UPDATE_KEY" bundle "$content" "$3" >"$work/rauc.log" 2>&1 || fail "rauc bundle: $(cat "$work/rauc.log")"
+  rauc --cert="$UPDATE_CERT" --key="$UPDATE_KEY" --keyring="$UPDATE_CA" bundle "$content" "$3" >"$work/rauc.log" 2>&1 ||
+    fail "rauc bundle with the certificate $UPDATE_CERT: $(cat "$work/rauc.log")"
   rm -rf "$content"
 }

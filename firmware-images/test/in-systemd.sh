@@ -17,8 +17,15 @@ until_it() {
   done
   fail "not within $1 s: ${*:2}"
 }
-active() { [ "$(show ActiveState)/$(show SubState)" = active/running ]; }
-other_pid() { active && [ "$(show MainPID)" != "$1" ]; }
+# state prints both states and the process as of one moment: asked one by one, an agent that ends in between is still active
+# and already process 0.
+state() { systemctl show -p ActiveState -p SubState -p MainPID sluice | sort | sed 's/.*=//' | paste -sd ' '; }
+active() { [[ $(state) =~ ^active\ [1-9][0-9]*\ running$ ]]; }
+other_pid() {
+  local now
+  now=$(state)
+  [[ $now =~ ^active\ [1-9][0-9]*\ running$ ]] && [ "$now" != "active $1 running" ]
+}
 events() { [ "$(sluice status 2>/dev/null | awk '$1 == "process" { print $2 }')" -ge "$1" ]; }
 
 dpkg -i /opt/old.deb 2>&1

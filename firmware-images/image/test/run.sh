@@ -10,6 +10,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 # shellcheck source=firmware-images/lib.sh
 . firmware-images/lib.sh
+# shellcheck source=firmware-images/image/parts.sh
+. firmware-images/image/parts.sh
 
 VERSION=${VERSION:?is set by the Makefile}
 make -s cross ARCHES=arm64 VERSION="$VERSION"
@@ -45,24 +47,34 @@ verdicts() {
 }
 
 # rotation KEYS BUNDLE changes the keys as the README says: a new signing key of the same CA passes, a keyring of the old CA
-# and the new one takes bundles of both.
+# and the new one takes bundles of both. What a gateway would refuse is not made: below another CA, or by a certificate that has expired.
 rotation() {
-  local payload=$1/payload time bundle
-  cat "$dist/image/update-ca.pem" "$1/ca.pem" >"$1/both.pem"
-  mkdir "$payload" "$1/old"
-  head -c 100000 /dev/urandom >"$payload/rootfs.img"
-  printf '[update]\ncompatible=sluice-arm64-efi\nversion=1\n\n[bundle]\nformat=verity\n\n[image.rootfs]\nfilename=rootfs.img\n' >"$payload/manifest.raucm"
+  local keys=$1 work=$1/work time bundle
+  source_state
+  mkdir "$work" "$keys/old"
+  cat "$dist/image/update-ca.pem" "$keys/ca.pem" >"$keys/both.pem"
+  head -c 100000 /dev/urandom >"$keys/rootfs"
   for time in first second; do
-    rauc --cert="$1/cert.pem" --key="$1/key.pem" bundle "$payload" "$1/$time.raucb" >"$STAGE/rauc" 2>&1 || fail "rauc bundle: $(cat "$STAGE/rauc")"
-    mv "$1/cert.pem" "$1/key.pem" "$1/old/"
-    firmware-images/image/keys.sh "$1"
+    signed "$keys/ca.pem" "$time"
+    mv "$keys/cert.pem" "$keys/key.pem" "$keys/old/"
+    firmware-images/image/keys.sh "$keys"
   done
-  cmp -s "$1/key.pem" "$1/old/key.pem" && fail "keys.sh made the same key again"
-  rauc info --keyring="$1/ca.pem" "$1/second.raucb" >"$STAGE/rauc" 2>&1 || fail "a new signing key of the same CA: $(cat "$STAGE/rauc")"
-  for bundle in "$2" "$1/first.raucb" "$1/second.raucb"; do
-    rauc info --keyring="$1/both.pem" "$bundle" >"$STAGE/rauc" 2>&1 || fail "a keyring of both CAs: $(cat "$STAGE/rauc")"
+  cmp -s "$keys/key.pem" "$keys/old/key.pem" && fail "keys.sh made the same key again"
+  rauc info --keyring="$keys/ca.pem" "$keys/second.raucb" >"$STAGE/rauc" 2>&1 || fail "a new signing key of the same CA: $(cat "$STAGE/rauc")"
+  for bundle in "$2" "$keys/first.raucb" "$keys/second.raucb"; do
+    rauc info --keyring="$keys/both.pem" "$bundle" >"$STAGE/rauc" 2>&1 || fail "a keyring of both CAs: $(cat "$STAGE/rauc")"
   done
-  say "keys: a new signing key of the same CA passes, a keyring of two CAs takes bundles of both"
+  unsigned "$dist/image/update-ca.pem" "unable to get local issuer certificate"
+  openssl req -new -key "$keys/key.pem" -subj /CN=late -out "$work/request"
+  openssl x509 -req -in "$work/request" -CA "$keys/ca.pem" -CAkey "$keys/ca-key.pem" -set_serial 1 -days -1 -out "$keys/cert.pem" 2>"$STAGE/rauc" || fail "openssl: $(cat "$STAGE/rauc")"
+  unsigned "$keys/ca.pem" "certificate has expired"
+  say "keys: a new signing key of the same CA passes, a keyring of two CAs takes bundles of both; nothing is signed below another CA or after the certificate's end"
+}
+# signed CA NAME makes $keys/NAME.raucb for machines with this CA; unsigned CA WORDS wants that to fail with the words.
+signed() { (UPDATE_CA=$1 UPDATE_CERT=$keys/cert.pem UPDATE_KEY=$keys/key.pem; bundle "$keys/rootfs" 1.0.0 "$keys/$2.raucb"); }
+unsigned() {
+  if signed "$1" no 2>"$STAGE/rauc" || [ -e "$keys/no.raucb" ]; then fail "a bundle is made, in place of '$2'"; fi
+  grep -q "$2" "$STAGE/rauc" || fail "no bundle, but not for '$2': $(cat "$STAGE/rauc")"
 }
 
 # again makes the image a second time, elsewhere and from the same Debian packages, and compares.

@@ -77,11 +77,12 @@ variant next 0.3.0
 variant older 0.1.9
 for name in agent cmdline uplink kernel emergency hang; do variant "$name" 0.4.0; done
 
-# The good one again, signed by somebody else, and with a flipped bit.
+# The good one again: signed by somebody else, for another board, and with a flipped bit.
 firmware-images/image/keys.sh "$work/foreign" && (
-  UPDATE_CERT=$work/foreign/cert.pem UPDATE_KEY=$work/foreign/key.pem
+  UPDATE_CA=$work/foreign/ca.pem UPDATE_CERT=$work/foreign/cert.pem UPDATE_KEY=$work/foreign/key.pem
   bundle "$work/rootfs.squashfs" 0.9.0 "$work/bundles/foreign.raucb"
 )
+bundle "$work/rootfs.squashfs" 0.9.0 "$work/bundles/board.raucb" another-board
 cp "$work/bundles/good.raucb" "$work/bundles/tampered.raucb"
 printf '\377' | dd of="$work/bundles/tampered.raucb" bs=1 seek=12345678 conv=notrunc status=none
 rm -rf "$work/base" "$work/parts" "$work/root" "$work/initramfs"
