@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -25,7 +26,9 @@ type readings struct {
 	t         *testing.T
 	before    registers // of the first server
 	after     registers // of the second
-	good, bad int       // readings of meter-1
+	gone      time.Time // when the first server could not be reached any more; zero: it is there
+	good, bad int       // readings of meter-1; bad ones since then
+	slow      int       // bad ones of before that: somebody took longer than the time-out
 	recovered int       // good ones of the second server
 	probes    int       // good readings of probe-1
 	stopping  bool      // the agent may end within a poll
@@ -67,16 +70,20 @@ func serverComesBack(t *testing.T, k *kafka, b bench) {
 	r.await(c, "good readings", func() bool { return r.good >= 10 && (r.probes >= 10 || b.alone) })
 	if b.cut != nil {
 		b.cut()
+		r.gone = time.Now()
 		r.await(c, "a bad reading", func() bool { return r.bad > 0 })
 	}
 	server.kill()
+	if r.gone.IsZero() {
+		r.gone = time.Now()
+	}
 	r.await(c, "a bad reading", func() bool { return r.bad > 0 })
 	b.start(r.after)
 	r.await(c, "good readings of the server that came back", func() bool { return r.recovered >= 10 })
 	r.stopping = true
 	a.terminate(t)
 	c.rest(t, r.add)
-	fmt.Printf("E2E %s good=%d bad=%d recovered=%d probes=%d wrong=%d reason=%q\n", name, r.good, r.bad, r.recovered, r.probes, r.wrong, r.reason)
+	fmt.Printf("E2E %s good=%d bad=%d recovered=%d probes=%d slow=%d wrong=%d reason=%q\n", name, r.good, r.bad, r.recovered, r.probes, r.slow, r.wrong, r.reason)
 }
 
 func (r *readings) await(c *consumer, what string, enough func() bool) {
@@ -139,16 +146,14 @@ func (r *readings) addMeter(v reading) {
 	if len(v.Values)+len(v.Bad) != 6 {
 		r.fault("%d values and %d bad of 6 tags: %v", len(v.Values), len(v.Bad), v)
 	}
-	if len(v.Values) == 0 {
-		r.bad++
+	switch ghost := v.Bad["ghost"]; {
+	case len(v.Values) == 0:
+		r.addBad(v)
 		r.reason = v.Bad["power"]
-		return
-	}
-	switch {
-	case len(v.Bad) > 1:
-		r.bad++ // the server went away within the poll
-	case v.Bad["ghost"] != "exception-2":
-		r.fault("reason %q, want exception-2", v.Bad["ghost"])
+	case len(v.Bad) > 1, ghost != "exception-2" && !strings.HasPrefix(ghost, "exception-"):
+		r.addBad(v) // the server went away within the poll
+	case ghost != "exception-2":
+		r.fault("reason %q, want exception-2", ghost)
 	case r.bad == 0 && v.matches(r.before):
 		r.good++
 	case r.bad > 0 && v.matches(r.after):
@@ -156,6 +161,22 @@ func (r *readings) addMeter(v reading) {
 	default:
 		r.fault("wrong values: %v", v.Values)
 	}
+}
+
+// addBad counts a reading without all values. Only one whose poll ended after the first
+// server was gone says that: on a busy machine an answer may come too late before that, and
+// right ones follow.
+func (r *readings) addBad(v reading) {
+	r.t.Helper()
+	ended, err := time.Parse(time.RFC3339Nano, v.Time)
+	if err != nil {
+		r.fault("the time of a reading: %v", err)
+	}
+	if r.gone.IsZero() || ended.Before(r.gone) {
+		r.slow++
+		return
+	}
+	r.bad++
 }
 
 func (v reading) matches(want registers) bool { return len(v.Values) == 5 && v.agrees(want) }
@@ -197,4 +218,30 @@ func (r *readings) addProbe(v reading) {
 func near(got any, want float64) bool {
 	f, ok := got.(float64)
 	return ok && math.Abs(f-want) <= 1e-6*math.Max(1, math.Abs(want))
+}
+
+// TestReadingsAreJudgedByWhenTheirServerWasThere holds the judge against readings in turn:
+// what came too late from a busy server is bad and no more, and what only the first server
+// had is wrong once it is gone.
+func TestReadingsAreJudgedByWhenTheirServerWasThere(t *testing.T) {
+	gone := time.Now()
+	at := func(d time.Duration) string { return gone.Add(d).UTC().Format(time.RFC3339Nano) }
+	first := map[string]any{"power": 12.3, "energy": 123456.789, "running": true, "door": true, "label": "LINE-A7 press 12"}
+	late := map[string]string{"power": "timeout", "energy": "timeout", "running": "timeout", "door": "timeout", "label": "timeout", "ghost": "timeout"}
+	const silent = 5 // as many faults as are reported: further ones are only counted
+	r := &readings{t: t, before: registers{12.3, 123456789, true}, after: registers{-7.75, 123500000, false}, wrong: silent}
+	r.addMeter(reading{Time: at(-4 * time.Second), Values: first, Bad: map[string]string{"ghost": "exception-2"}})
+	r.addMeter(reading{Time: at(-3 * time.Second), Bad: late})
+	r.addMeter(reading{Time: at(-2 * time.Second), Values: first, Bad: map[string]string{"ghost": "timeout"}})
+	r.addMeter(reading{Time: at(-time.Second), Values: first, Bad: map[string]string{"ghost": "exception-2"}})
+	if r.good != 2 || r.slow != 2 || r.bad != 0 || r.wrong != silent {
+		t.Errorf("before: good %d, slow %d, bad %d, wrong %d", r.good, r.slow, r.bad, r.wrong-silent)
+	}
+	r.gone = gone
+	r.addMeter(reading{Time: at(time.Second), Bad: late})
+	r.addMeter(reading{Time: at(2 * time.Second), Values: first, Bad: map[string]string{"ghost": "exception-2"}})
+	r.addMeter(reading{Time: at(3 * time.Second), Values: first, Bad: map[string]string{"ghost": "exception-3"}})
+	if r.bad != 1 || r.wrong != silent+2 {
+		t.Errorf("after: bad %d, wrong %d", r.bad, r.wrong-silent)
+	}
 }
