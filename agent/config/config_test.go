@@ -312,3 +312,29 @@ func TestRelativePathsStartAtTheConfig(t *testing.T) {
 		t.Errorf("data_dir is %s", got)
 	}
 }
+
+// TestRelativeConfigInAFolder: a config that is itself named by a relative path with
+// a folder finds the files beside it, each looked for once.
+func TestRelativeConfigInAFolder(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("site", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(minimal, "brokers:",
+		`tls: { ca: ca.pem }, sasl: { mechanism: plain, username: u, password: "${file:pw}" }, brokers:`, 1)
+	for name, content := range map[string]string{"c.yaml": text, "ca.pem": "pem", "pw": "geheim"} {
+		if err := os.WriteFile(filepath.Join("site", name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := Load(filepath.Join("site", "c.yaml"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.Uplinks[0].Kafka.TLS.CA, filepath.Join("site", "ca.pem"); got != want {
+		t.Errorf("ca is %s, want %s", got, want)
+	}
+	if got, err := c.Uplinks[0].Kafka.SASL.Password.Value(); got != "geheim" || err != nil {
+		t.Errorf("the password is %q, %v", got, err)
+	}
+}

@@ -105,7 +105,7 @@ func (x *expander) file(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("has a ${file:} without a path")
 	}
-	data, err := x.read(path, maxFileValue)
+	data, err := x.read(x.resolve(path), maxFileValue)
 	if err != nil {
 		return "", missing{err}
 	}
@@ -120,9 +120,10 @@ func (x *expander) resolve(path string) string {
 	return filepath.Join(x.dir, path)
 }
 
-// read reads a whole file of at most limit bytes; its errors name the file.
+// read reads a whole file of at most limit bytes; its errors name the file. The
+// path is a resolved one: resolve puts the folder of the config before a relative path
+// each time that it is called, and the config itself may be named by one.
 func (x *expander) read(path string, limit int64) ([]byte, error) {
-	path = x.resolve(path)
 	read := x.readFile
 	if read == nil {
 		read = func(path string) ([]byte, error) { return readLimited(path, limit) }
