@@ -18,7 +18,6 @@ const (
 // install hands the bundle to the installer. That it does is durable before: an
 // installation that takes the machine down is not begun again by itself.
 func (u *Updater) install(ctx context.Context, j *job) error {
-	u.report(u.phase(j, Installing, ""))
 	u.mu.Lock()
 	if u.current != j {
 		u.mu.Unlock()
@@ -30,6 +29,7 @@ func (u *Updater) install(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
+	u.report(u.phase(j, Installing, ""))
 	args := make([]string, len(u.cfg.Install))
 	for i, a := range u.cfg.Install {
 		args[i] = strings.ReplaceAll(a, "{file}", u.dir.bundle())

@@ -91,7 +91,8 @@ type Updater struct {
 	wake    chan struct{}
 
 	mu      sync.Mutex
-	current *job // nil: none
+	current *job               // nil: none
+	stop    context.CancelFunc // ends what is done for the job; nil: nothing is
 }
 
 // New checks the config. It touches no file; Run does.
@@ -163,11 +164,16 @@ func (u *Updater) Update(_ context.Context, args *tree.Node) (any, error) {
 	next := &job{Bundle: b, Began: time.Now(), Next: b.Offset}
 	if same { // perhaps from another place: what is there stays
 		next.Next, next.Fetched = u.current.Next, u.current.Fetched
+	} else if err := ignoreMissing(os.Remove(u.dir.bundle())); err != nil { // before the job, which would take it for its own
+		return nil, fmt.Errorf("update: what was fetched of another one: %w", err)
 	}
 	if err := u.dir.store(next); err != nil {
 		return nil, err
 	}
 	u.current = next
+	if u.stop != nil {
+		u.stop()
+	}
 	select {
 	case u.wake <- struct{}{}:
 	default:
@@ -238,6 +244,11 @@ func (u *Updater) job() *job {
 // carryOut fetches, checks and installs, and ends the job unless ctx ends or
 // another job takes its place.
 func (u *Updater) carryOut(ctx context.Context, j *job) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if !u.begin(j, stop) {
+		return
+	}
 	err := u.fetch(ctx, j)
 	if errors.Is(err, errReplaced) || ctx.Err() != nil {
 		return
@@ -254,12 +265,27 @@ func (u *Updater) carryOut(ctx context.Context, j *job) {
 	u.end(j, err)
 }
 
-// end forgets the job, and what was fetched unless it was installed.
+// begin lets Update end what is done for the job; false: another has taken its
+// place already.
+func (u *Updater) begin(j *job, stop context.CancelFunc) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.current != j {
+		return false
+	}
+	u.stop = stop
+	return true
+}
+
+// end forgets the job, and what was fetched unless it was installed. Of one whose
+// place another has taken there is nothing to forget: what is there is the other's.
 func (u *Updater) end(j *job, err error) {
 	u.mu.Lock()
-	if u.current == j {
-		u.current = nil
+	if u.current != j {
+		u.mu.Unlock()
+		return
 	}
+	u.current = nil
 	var last Phase
 	if err != nil {
 		last = u.phase(j, Failed, err.Error())

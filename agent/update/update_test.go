@@ -306,22 +306,6 @@ func TestWhatTheNextStartFinds(t *testing.T) {
 	}
 }
 
-func TestAnotherUpdateTakesThePlaceOfOneThatIsFetched(t *testing.T) {
-	t.Parallel()
-	old, bundle := aBundle(5000), aBundle(6000)
-	broken := httptest.NewServer(http.NotFoundHandler())
-	defer broken.Close()
-	server := newFlaky(t, bundle, 0, 0)
-	r := newRig(t, nil)
-	r.accepted(argsOf("1.1.0", broken.URL, old))
-	r.until(Waiting)
-	r.accepted(argsOf("1.2.0", server.URL, bundle))
-	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
-		t.Fatalf("%+v", p)
-	}
-	r.holds(bundle)
-}
-
 func TestMeteredLinkIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	bundle := aBundle(5000)

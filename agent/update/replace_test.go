@@ -1,0 +1,94 @@
+package update
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+)
+
+func TestAnotherUpdateTakesThePlaceOfOneThatIsFetched(t *testing.T) {
+	t.Parallel()
+	old, bundle := aBundle(5000), aBundle(6000)
+	broken := httptest.NewServer(http.NotFoundHandler())
+	defer broken.Close()
+	server := newFlaky(t, bundle, 0, 0)
+	r := newRig(t, nil)
+	r.accepted(argsOf("1.1.0", broken.URL, old))
+	r.until(Waiting)
+	r.accepted(argsOf("1.2.0", server.URL, bundle))
+	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
+		t.Fatalf("%+v", p)
+	}
+	r.holds(bundle)
+}
+
+// What was fetched of the one before does not become part of the next.
+func TestAnotherUpdateBeginsAtItsFirstByte(t *testing.T) {
+	t.Parallel()
+	old, bundle := aBundle(5000), aBundle(6000)
+	slices.Reverse(bundle)
+	broken, server := newFlaky(t, old, 1000, 2000), newFlaky(t, bundle, 0, 0)
+	r := newRig(t, nil)
+	r.accepted(argsOf("1.1.0", broken.URL, old))
+	if p := r.until(Waiting); p.Bytes != 2000 {
+		t.Fatalf("%+v", p)
+	}
+	r.accepted(argsOf("1.2.0", server.URL, bundle))
+	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
+		t.Fatalf("%+v", p)
+	}
+	r.holds(bundle)
+}
+
+// One that is fetched already, and not yet handed to the installer, fails nothing
+// and takes nothing of the next with it.
+func TestAnotherUpdateTakesThePlaceOfOneThatIsChecked(t *testing.T) {
+	t.Parallel()
+	old, bundle := aBundle(5000), aBundle(6000)
+	first, never := newFlaky(t, old, 0, 0), httptest.NewServer(http.NotFoundHandler())
+	defer never.Close()
+	checked, replaced := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r := newRig(t, func(c *Config) {
+		report := c.Report
+		c.Report = func(p Phase) {
+			report(p)
+			if p.Phase == Checking {
+				once.Do(func() { close(checked); <-replaced })
+			}
+		}
+	})
+	r.accepted(argsOf("1.1.0", first.URL, old))
+	<-checked
+	r.accepted(argsOf("1.2.0", never.URL, bundle))
+	close(replaced)
+	if p := r.until(Waiting, Installing, Failed); p.Phase != Waiting || p.Version != "1.2.0" {
+		t.Fatalf("%+v", p)
+	}
+	r.end() // the job is durable
+	r.start()
+	if p := r.until(Waiting, Failed); p.Phase != Waiting || p.Version != "1.2.0" {
+		t.Fatalf("after a restart: %+v", p)
+	}
+}
+
+// One that waits for a server's answer is left at once, and told of no more.
+func TestAnotherUpdateDoesNotWaitForASilentServer(t *testing.T) {
+	t.Parallel()
+	bundle := aBundle(6000)
+	asked, end := make(chan struct{}), make(chan struct{})
+	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(asked); <-end }))
+	defer silent.Close()
+	defer close(end)
+	server := newFlaky(t, bundle, 0, 0)
+	r := newRig(t, nil)
+	r.accepted(argsOf("1.1.0", silent.URL, aBundle(5000)))
+	<-asked
+	r.accepted(argsOf("1.2.0", server.URL, bundle))
+	if p := r.until(Waiting, Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
+		t.Fatalf("%+v", p)
+	}
+	r.holds(bundle)
+}
