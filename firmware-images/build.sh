@@ -15,6 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . firmware-images/lib.sh
 umask 022
 export LC_ALL=C TZ=UTC VERSION=${VERSION:?is set by the Makefile}
+release_version
 
 source_state
 

@@ -16,6 +16,11 @@ cache=${SLUICE_BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sluice-build}
 say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*"; }
 fail() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; exit 1; }
 
+# release_version refuses a VERSION that agents and images could not compare with another: such a gateway could never be updated.
+release_version() {
+  [[ ${VERSION:?is set by the Makefile} =~ ^[0-9]{1,9}(\.[0-9]{1,9}){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$ ]] || fail "VERSION=$VERSION is no version such as 1.2.3 or 1.2.3-rc1"
+}
+
 # go_tool MODULE@VERSION SUBPATH prints the path of the program, and builds it at the first call.
 go_tool() {
   local folder=$cache/${1##*@}

@@ -29,6 +29,16 @@ scripts() {
   say "shellcheck: scripts and maintainer scripts are clean"
 }
 
+versions() {
+  local name
+  for name in "v$version" latest 1.2.3.4; do
+    if VERSION=$name DIST=$work/none firmware-images/build.sh >"$work/version" 2>&1 || ! grep -q "$name is no version" "$work/version"; then
+      fail "version $name: $(cat "$work/version")"
+    fi
+  done
+  say "versions that gateways could not compare are refused"
+}
+
 config() {
   local file
   for file in firmware-images/packages/sluice.yaml "$STAGE/sluice-openwrt.yaml"; do
@@ -127,6 +137,7 @@ signature() {
 
 need dpkg rpm cpio skopeo minisign qemu-user shellcheck mmdebstrap mandoc systemd python3-venv jq iproute2
 scripts
+versions
 config
 manual
 unit
