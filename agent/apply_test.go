@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/agent/config"
+	"sluice/drivers/loopback"
 )
 
 // counted is a TCP proxy that counts connections.
@@ -94,7 +95,7 @@ version: 1
 agent: { id: %s, data_dir: %s }
 sources:
   line: { mqtt: { servers: [ "tcp://%s" ], subscribe: [ %s ] } }
-  bus: { modbus: { connection: "tcp://%s", devices: { m: { unit: 1, every: %s, class: meter, tags: { t: { read: holding, at: 0, type: int16 } } } } } }
+  bus: { modbus: { connection: "tcp://%s", timeout: 30s, devices: { m: { unit: 1, every: %s, class: meter, tags: { t: { read: holding, at: 0, type: int16 } } } } } }
 classes: { process: { keep: { bytes: %s } }%s }
 uplinks: { central: { kafka: { brokers: [ "%s" ], topic: "p.{class}" } } }
 observe: { http: "%s" }
@@ -109,7 +110,7 @@ log: { level: %s }
 func newChanged(t *testing.T) *changed {
 	t.Helper()
 	c := &changed{plant: newPlant(t)}
-	addr := freeAddr(t)
+	addr := loopback.Addr(t)
 	server, err := sim.NewServer(&sim.ServerConfiguration{URL: "tcp://" + addr, MaxClients: 8}, zeros{})
 	if err == nil {
 		err = server.Start()
@@ -149,7 +150,7 @@ func (c *changed) apply(t *testing.T, s settings) {
 func TestOnlyWhatChangesStartsAnew(t *testing.T) {
 	c := newChanged(t)
 	machine := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + c.plant.mqtt).SetClientID("machine"))
-	if tok := machine.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+	if tok := machine.Connect(); !tok.WaitTimeout(patience) || tok.Error() != nil {
 		t.Fatal(tok.Error())
 	}
 	defer machine.Disconnect(0)
@@ -163,7 +164,7 @@ func TestOnlyWhatChangesStartsAnew(t *testing.T) {
 				return
 			case <-time.After(2 * time.Millisecond):
 			}
-			if tok := machine.Publish("factory/1/t", 1, false, fmt.Sprint(n)); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+			if tok := machine.Publish("factory/1/t", 1, false, fmt.Sprint(n)); !tok.WaitTimeout(patience) || tok.Error() != nil {
 				t.Error("publish:", tok.Error())
 			}
 		}
@@ -191,7 +192,7 @@ func TestOnlyWhatChangesStartsAnew(t *testing.T) {
 	if c.agent.parts().buffer == before.buffer {
 		t.Error("the limit is not in force")
 	}
-	other := freeAddr(t)
+	other := loopback.Addr(t)
 	expect("the address of the pages", 0, 0, settings{filter: `{ filter: "factory/#" }, { filter: "more/#" }`, every: "100ms", keep: "32MiB", extra: ", spare: {}", http: other})
 	if conn, err := net.Dial("tcp", c.http); err == nil {
 		conn.Close()
@@ -221,7 +222,7 @@ func (c *changed) consumeUntil(t *testing.T, topic, last string) (values []strin
 		t.Fatal(err)
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for !slices.Contains(values, last) {
 		if ctx.Err() != nil {

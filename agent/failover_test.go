@@ -17,13 +17,14 @@ import (
 
 	"sluice/agent/config"
 	"sluice/agent/web"
+	"sluice/drivers/loopback"
 )
 
 // TestFailoverIsTold runs an agent whose first cluster is away and looks at
 // everything that says where events go.
 func TestFailoverIsTold(t *testing.T) {
 	p := newPlant(t)
-	away := freeAddr(t)
+	away := loopback.Addr(t)
 	cfg, err := config.Parse("test.yaml", fmt.Appendf(nil, `
 version: 1
 agent: { id: gw-1, data_dir: %s }
@@ -95,7 +96,7 @@ observe: { http: "%s" }
 	waitPage(t, base+"/metrics", `sluice_uplink_failed_over{uplink="central"} 0`)
 	p.publish(t, "factory/m1", "d")
 	waitPage(t, base+"/metrics", `sluice_events_delivered_total{uplink="central",class="process"} 1`)
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		st := a.Status()
 		if len(st.Reasons) == 0 && st.Uplinks["dr"].State == "reachable, stands by for central" {
 			break
@@ -118,7 +119,7 @@ uplinks:
   central: { kafka: { brokers: [ "%s" ] }%s }
   dr: { kafka: { brokers: [ "%s" ] } }
 observe: { http: "%s" }
-`, filepath.Join(p.dir, "data"), p.mqtt, p.kafka.ListenAddrs()[0], more, freeAddr(t), p.http)
+`, filepath.Join(p.dir, "data"), p.mqtt, p.kafka.ListenAddrs()[0], more, loopback.Addr(t), p.http)
 	}
 	run := func(text string) {
 		cfg, err := config.Parse("test.yaml", []byte(text), config.Options{})

@@ -12,6 +12,7 @@ import (
 	"sluice/agent/config"
 	"sluice/agent/remote"
 	"sluice/buffer"
+	"sluice/drivers/loopback"
 )
 
 // During a trial the buffer keeps what either config keeps.
@@ -93,7 +94,7 @@ func rollsBackWithBacklog(t *testing.T, again bool) {
 	}
 	f.arrives("p.process", "19")
 	mark := f.mark()
-	f.publishConfig(signed{version: 1, body: "config:\n  " + strings.ReplaceAll(strings.TrimSpace(text(nobody(t), `far: { removed: true }, fresh: { kafka: { brokers: [ "127.0.0.1:1" ] } }`,
+	f.publishConfig(signed{version: 1, body: "config:\n  " + strings.ReplaceAll(strings.TrimSpace(text(loopback.Addr(t), `far: { removed: true }, fresh: { kafka: { brokers: [ "127.0.0.1:1" ] } }`,
 		"classes: { process: { keep: { bytes: 1MiB, age: 1ms }, when_full: drop_oldest } }")), "\n", "\n  ")})
 	if again {
 		f.state(mark, remote.StateTrial, 1, "")

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,6 +28,7 @@ import (
 	"sluice/agent/remote"
 	"sluice/agent/remote/trust"
 	"sluice/agent/web"
+	"sluice/drivers/loopback"
 )
 
 // fleet is a cluster with the topics of remote config, a broker with a machine, and
@@ -42,6 +42,7 @@ type fleet struct {
 	client  *kgo.Client
 	admin   *kadm.Client
 	machine paho.Client
+	trial   atomic.Int64 // ns: that of the configs that are read from now on
 
 	mu       sync.Mutex
 	statuses []remote.StatusRecord
@@ -113,7 +114,7 @@ const patience = 60 * time.Second
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
-	f := &fleet{T: t, dir: t.TempDir(), mqtt: freeAddr(t), hook: &takeovers{}, news: make(chan struct{}, 1)}
+	f := &fleet{T: t, dir: t.TempDir(), mqtt: loopback.Addr(t), hook: &takeovers{}, news: make(chan struct{}, 1)}
 	server := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler), Capabilities: mochi.NewDefaultServerCapabilities()})
 	if err := server.AddHook(new(auth.AllowHook), nil); err != nil {
 		t.Fatal(err)
@@ -142,7 +143,7 @@ func newFleet(t *testing.T) *fleet {
 	f.topic("sluice.command", "delete")
 	go f.follow() // ends with the client
 	f.machine = paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + f.mqtt).SetClientID("machine"))
-	if tok := f.machine.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+	if tok := f.machine.Connect(); !tok.WaitTimeout(patience) || tok.Error() != nil {
 		t.Fatal(tok.Error())
 	}
 	t.Cleanup(func() { f.machine.Disconnect(0) })
@@ -230,7 +231,7 @@ func (f *fleet) file(more string) []byte {
 	return fmt.Appendf(nil, `version: 1
 agent: { id: gw-1, data_dir: %s, labels: { site: p7 } }
 %s
-remote: { uplink: central, trust: [ "%s" ], trial: 10s }
+remote: { uplink: central, trust: [ "%s" ], trial: 60s }
 %s`, filepath.Join(f.dir, "data"), f.body(settings{}), publicKey(1), more)
 }
 
@@ -331,13 +332,17 @@ func (quiet) Stopping()            {}
 func (quiet) Alive(web.Status)     {}
 func (quiet) Every() time.Duration { return time.Second }
 
+// fixed is a trial for all configs.
+func fixed(d time.Duration) func() time.Duration { return func() time.Duration { return d } }
+
 // supervisor runs the config in dir/sluice.yaml, as the command line does. trial
-// shortens the trial below what a config may say.
-func supervisor(dir string, trial time.Duration) *Supervisor {
+// is that of each config when it is read, and may be shorter than a config may say; 0
+// leaves it as it is. The one that runs says how long the next one is tried.
+func supervisor(dir string, trial func() time.Duration) *Supervisor {
 	file := filepath.Join(dir, "sluice.yaml")
 	short := func(cfg *config.Config, err error) (*config.Config, error) {
-		if err == nil && cfg.Remote != nil && trial > 0 {
-			cfg.Remote.Trial = trial
+		if d := trial(); err == nil && cfg.Remote != nil && d > 0 {
+			cfg.Remote.Trial = d
 		}
 		return cfg, err
 	}
@@ -354,7 +359,8 @@ func (f *fleet) start(text []byte, trial time.Duration) (stop func()) {
 	if err := os.WriteFile(filepath.Join(f.dir, "sluice.yaml"), text, 0o600); err != nil {
 		f.Fatal(err)
 	}
-	s := supervisor(f.dir, trial)
+	f.trial.Store(int64(trial))
+	s := supervisor(f.dir, func() time.Duration { return time.Duration(f.trial.Load()) })
 	s.Out = f.Output()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -370,9 +376,20 @@ func (f *fleet) start(text []byte, trial time.Duration) (stop func()) {
 // publish sends a message with QoS 1 and waits for its PUBACK.
 func (f *fleet) publish(topic, payload string) {
 	f.Helper()
-	if tok := f.machine.Publish(topic, 1, false, payload); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
-		f.Fatal("publish:", tok.Error())
+	if err := f.send(topic, payload); err != nil {
+		f.Fatal(err)
 	}
+}
+
+// send is publish for any goroutine.
+func (f *fleet) send(topic, payload string) error {
+	tok := f.machine.Publish(topic, 1, false, payload)
+	if !tok.WaitTimeout(patience) {
+		return fmt.Errorf("publish %s: no PUBACK in %s", payload, patience)
+	} else if tok.Error() != nil {
+		return fmt.Errorf("publish %s: %w", payload, tok.Error())
+	}
+	return nil
 }
 
 // arrives waits for a value in a topic, and returns all before it.
@@ -394,17 +411,6 @@ func (f *fleet) arrives(topic, last string) (values []string) {
 	}
 	f.Fatalf("%q never came to %s", last, topic)
 	return nil
-}
-
-// nobody is an address where nobody listens.
-func nobody(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // contextOf is a context that the test ends.

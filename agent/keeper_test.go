@@ -15,6 +15,7 @@ import (
 	"sluice/agent/remote"
 	"sluice/agent/remote/floor"
 	"sluice/agent/remote/trust"
+	"sluice/drivers/loopback"
 )
 
 // TestAConfigIsAdoptedAndStays goes the good way: adopt, patch, restart, withdraw.
@@ -212,7 +213,8 @@ func (f *fleet) arrivesN(topic string, n int) (values []string) {
 func TestAConfigThatBreaksSomethingIsUndone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	defer f.start(f.file(""), 4*time.Second)()
+	defer f.start(f.file(""), patience)()
+	f.trial.Store(int64(4 * time.Second)) // of what comes after the good one
 	f.publishConfig(signed{version: 1, body: f.config(settings{})})
 	f.state(0, remote.StateApplied, 1, "")
 	taken, err := os.ReadFile(filepath.Join(f.dir, "sluice.yaml"))
@@ -226,9 +228,9 @@ func TestAConfigThatBreaksSomethingIsUndone(t *testing.T) {
 		s         settings
 		http      string
 	}{
-		{"wrong broker address", "uplink central", remote.TrialFailed, settings{brokers: nobody(t)}, ""},
+		{"wrong broker address", "uplink central", remote.TrialFailed, settings{brokers: loopback.Addr(t)}, ""},
 		{"wrong credentials", "uplink central", remote.TrialFailed, settings{extra: `, sasl: { mechanism: plain, username: u, password: p }`}, ""},
-		{"a source that was up", "source line", remote.TrialFailed, settings{http: nobody(t)}, ""},
+		{"a source that was up", "source line", remote.TrialFailed, settings{http: loopback.Addr(t)}, ""},
 		{"an address that is in use", "address already in use", remote.StartFailed, settings{}, busy.addr},
 	} {
 		mark, version := f.mark(), i+2

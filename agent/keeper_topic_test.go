@@ -12,6 +12,7 @@ import (
 
 	"sluice/agent/remote"
 	"sluice/agent/remote/trust"
+	"sluice/drivers/loopback"
 )
 
 func code(want trust.Code, running uint64) func(remote.StatusRecord) bool {
@@ -83,11 +84,12 @@ func TestATopicThatIsMadeAnewDuringATrial(t *testing.T) {
 		t.Run(fmt.Sprint("restart ", killed), func(t *testing.T) {
 			t.Parallel()
 			f := newFleet(t)
-			stop := f.start(f.file(""), 4*time.Second)
+			stop := f.start(f.file(""), patience)
 			defer func() { stop() }()
+			f.trial.Store(int64(4 * time.Second)) // of what comes after the good one
 			f.publishConfig(signed{version: 1, body: f.config(settings{filter: `{ filter: "mine/#" }`})})
 			f.state(0, remote.StateApplied, 1, "")
-			bad := signed{version: 2, body: f.config(settings{http: nobody(t)})} // a source that was up
+			bad := signed{version: 2, body: f.config(settings{http: loopback.Addr(t)})} // a source that was up
 			mark := f.mark()
 			f.publishConfig(bad)
 			f.state(mark, remote.StateTrial, 2, "")
@@ -104,6 +106,8 @@ func TestATopicThatIsMadeAnewDuringATrial(t *testing.T) {
 			f.put("sluice.config", "agent:gw-1", f.sign(bad)) // what failed is not tried again, whoever puts it back
 			f.publishConfig(signed{target: "all", version: 9, body: "config: {}"})
 			f.state(mark, remote.StateRolledBack, 1, remote.TrialFailed)
+			stop()
+			stop = f.start(f.file(""), patience)
 			mark = f.mark()
 			f.publishConfig(signed{version: 3, body: f.config(settings{filter: `{ filter: "mine/#" }`, level: "debug"})})
 			f.state(mark, remote.StateApplied, 3, "")
@@ -116,14 +120,14 @@ func TestTheFileIsChangedUnderARemoteConfig(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	locked := func(level, v string) []byte {
-		text := strings.Replace(string(f.file("")), "trial: 10s", "trial: 10s, locked: [ agent.labels ]", 1)
+		text := strings.Replace(string(f.file("")), "trial: 60s", "trial: 60s, locked: [ agent.labels ]", 1)
 		return []byte(strings.NewReplacer("site: p7", "v: "+v, "level: info", "level: "+level).Replace(text))
 	}
 	file := filepath.Join(f.dir, "sluice.yaml")
 	if err := os.WriteFile(file, locked("info", "one"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := supervisor(f.dir, 0)
+	s := supervisor(f.dir, fixed(0))
 	s.Out = f.Output()
 	reload := make(chan os.Signal, 1)
 	s.Reload = reload

@@ -24,7 +24,7 @@ func (f *fleet) startVersion(version string, text []byte) (stop func()) {
 	if err := os.WriteFile(filepath.Join(f.dir, "sluice.yaml"), text, 0o600); err != nil {
 		f.Fatal(err)
 	}
-	s := supervisor(f.dir, 0)
+	s := supervisor(f.dir, fixed(0))
 	s.Out, s.Version = f.Output(), version
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

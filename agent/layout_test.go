@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"buffer/powercut":           {"buffer", "drivers"},
 	"buffer/torture":            {"buffer", "drivers"},
 	"drivers":                   {},
+	"drivers/loopback":          {},
 	"drivers/mqtt":              {"drivers", "drivers/mqtt/sparkplug"},
 	"drivers/mqtt/sparkplug":    {"drivers"},
 	"drivers/modbus":            {"drivers"},
@@ -53,7 +54,7 @@ var mayImport = map[string][]string{
 }
 
 // notInTheAgent are packages that only tests and the simulation may use.
-var notInTheAgent = []string{"github.com/mochi-mqtt/", "github.com/simonvetter/", "github.com/twmb/franz-go/pkg/kfake", "github.com/rogpeppe/"}
+var notInTheAgent = []string{"github.com/mochi-mqtt/", "github.com/simonvetter/", "github.com/twmb/franz-go/pkg/kfake", "github.com/rogpeppe/", "sluice/drivers/loopback"}
 
 type goFile struct {
 	path, pkg string // below the root

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -21,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/agent/config"
+	"sluice/drivers/loopback"
 )
 
 // plant is a broker and a cluster, in this process.
@@ -35,7 +35,7 @@ type plant struct {
 
 func newPlant(t *testing.T) *plant {
 	t.Helper()
-	p := &plant{retain: "0s", dir: t.TempDir(), http: freeAddr(t), mqtt: freeAddr(t)}
+	p := &plant{retain: "0s", dir: t.TempDir(), http: loopback.Addr(t), mqtt: loopback.Addr(t)}
 	server := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err := server.AddHook(new(auth.AllowHook), nil); err != nil {
 		t.Fatal(err)
@@ -51,16 +51,6 @@ func newPlant(t *testing.T) *plant {
 	}
 	t.Cleanup(p.kafka.Close)
 	return p
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // start runs an agent until the returned function is called.
@@ -97,7 +87,7 @@ observe: { http: "%s" }
 func waitPage(t *testing.T, url, text string) string {
 	t.Helper()
 	var body []byte
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		resp, err := http.Get(url)
 		if err != nil {
 			continue
@@ -116,12 +106,12 @@ func waitPage(t *testing.T, url, text string) string {
 func (p *plant) publish(t *testing.T, topic string, payloads ...string) {
 	t.Helper()
 	c := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + p.mqtt).SetClientID("machine"))
-	if tok := c.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+	if tok := c.Connect(); !tok.WaitTimeout(patience) || tok.Error() != nil {
 		t.Fatal("connect:", tok.Error())
 	}
 	defer c.Disconnect(100)
 	for _, payload := range payloads {
-		if tok := c.Publish(topic, 1, false, payload); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+		if tok := c.Publish(topic, 1, false, payload); !tok.WaitTimeout(patience) || tok.Error() != nil {
 			t.Fatal("publish:", tok.Error())
 		}
 	}
@@ -135,7 +125,7 @@ func (p *plant) consume(t *testing.T, topic string, n int) []*kgo.Record {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var out []*kgo.Record
 	for len(out) < n && ctx.Err() == nil {

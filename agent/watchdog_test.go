@@ -14,6 +14,7 @@ import (
 
 	"sluice/agent/config"
 	"sluice/agent/web"
+	"sluice/drivers/loopback"
 )
 
 // beats counts signs of life.
@@ -43,7 +44,7 @@ uplinks:
   central: { kafka: { brokers: [ %q ] } }
   away: { kafka: { brokers: [ %q ] } }
 observe: { http: %q }
-`, filepath.Join(p.dir, "data"), p.mqtt, p.kafka.ListenAddrs()[0], freeAddr(t), p.http)
+`, filepath.Join(p.dir, "data"), p.mqtt, p.kafka.ListenAddrs()[0], loopback.Addr(t), p.http)
 	alive := &beats{}
 	s := &Supervisor{File: "test.yaml", Out: io.Discard, Notify: alive, stallLimit: 11 * time.Second,
 		Load: func() (*config.Config, error) { return config.Parse("test.yaml", []byte(text), config.Options{}) }}
@@ -76,7 +77,7 @@ observe: { http: %q }
 	waitPage(t, base+"/healthz", "ok\n")
 	waitPage(t, base+"/metrics", `sluice_events_delivered_total{uplink="central",class="process"} 2`)
 	before = alive.n.Load()
-	for end := time.Now().Add(20 * time.Second); alive.n.Load() == before; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); alive.n.Load() == before; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("no sign of life")
 		}

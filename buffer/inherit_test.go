@@ -67,7 +67,7 @@ func TestAnotherBufferTakesWhatIsQueued(t *testing.T) {
 			if want := fmt.Sprint(i, " <nil>"); got != want {
 				t.Fatalf("told %q, want %q", got, want)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("%d of %d were told, %d were left behind", i, queued, left)
 		}
 	}

@@ -118,7 +118,7 @@ func (r *running) reader(uplink string) *Reader {
 
 func next(t *testing.T, rd *Reader) Batch {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	b, err := rd.Next(ctx)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"sluice/drivers/loopback"
 )
 
 // The scripts in testdata run this program as a process, one subject each.
@@ -34,12 +36,13 @@ func TestCommandLine(t *testing.T) {
 			}
 			env.Defer(func() { ln.Close() })
 			env.Setenv("TAKEN", ln.Addr().String())
-			free, err := net.Listen("tcp", "127.0.0.1:0")
+			free, release, err := loopback.Reserve()
 			if err != nil {
 				return err
 			}
-			env.Setenv("FREE", free.Addr().String())
-			return free.Close()
+			env.Defer(release)
+			env.Setenv("FREE", free)
+			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor": waitFor, "send": send, "status": exitStatus, "subst": subst, "sparse": sparse, "backlog": backlog, "newer": newer,

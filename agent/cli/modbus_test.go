@@ -13,6 +13,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	sim "github.com/simonvetter/modbus"
+
+	"sluice/drivers/loopback"
 )
 
 // rack is a Modbus TCP server with units of several minds. It knows nothing of
@@ -265,26 +267,23 @@ func (p *plc) HandleInputRegisters(*sim.InputRegistersRequest) ([]uint16, error)
 	return nil, sim.ErrIllegalFunction
 }
 
-// startPLC starts the other library's server, which insists on listening itself,
-// on a port that was just free.
+// startPLC starts the other library's server, which insists on listening itself.
 func startPLC(env *testscript.Env) (url string, err error) {
-	for range 20 {
-		var ln net.Listener
-		if ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return "", err
-		}
-		url = "tcp://" + ln.Addr().String()
-		ln.Close()
-		var server *sim.ModbusServer
-		if server, err = sim.NewServer(&sim.ServerConfiguration{URL: url, MaxClients: 16, Logger: log.New(io.Discard, "", 0)}, &plc{}); err != nil {
-			return "", err
-		}
-		if err = server.Start(); err == nil {
-			env.Defer(func() { server.Stop() })
-			return url, nil
-		}
+	addr, release, err := loopback.Reserve()
+	if err != nil {
+		return "", err
 	}
-	return "", err
+	env.Defer(release)
+	url = "tcp://" + addr
+	server, err := sim.NewServer(&sim.ServerConfiguration{URL: url, MaxClients: 16, Logger: log.New(io.Discard, "", 0)}, &plc{})
+	if err == nil {
+		err = server.Start()
+	}
+	if err != nil {
+		return "", err
+	}
+	env.Defer(func() { server.Stop() })
+	return url, nil
 }
 
 // The scripts in testdata/modbus, one subject each. $RACK and $PLC are devices,
@@ -308,10 +307,11 @@ func TestModbusCommands(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			free, err := net.Listen("tcp", "127.0.0.1:0")
+			free, release, err := loopback.Reserve()
 			if err != nil {
 				return err
 			}
+			env.Defer(release)
 			env.Setenv("RACK", rackURL)
 			env.Setenv("SHUT", shut)
 			env.Setenv("PLC", plcURL)
@@ -320,8 +320,8 @@ func TestModbusCommands(t *testing.T) {
 				return err
 			}
 			env.Setenv("FAILING", failing)
-			env.Setenv("FREE", "tcp://"+free.Addr().String())
-			return free.Close()
+			env.Setenv("FREE", "tcp://"+free)
+			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"send": send, "status": exitStatus, "served": served,

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"sluice/drivers/loopback"
 )
 
 // patience is how long a test waits for what must happen before it gives up.
@@ -194,9 +196,7 @@ func TestMachinesConfirmExactlyWhatASubscriberReceives(t *testing.T) {
 }
 
 func TestMachinesGoOnWhenTheBrokerComesBack(t *testing.T) {
-	l := freeListener(t)
-	addr := l.Addr().String()
-	l.Close()
+	addr := loopback.Addr(t)
 	var log lockedBuffer
 	m, err := NewMachines(MachinesConfig{Broker: addr, Count: 1, Rate: 100, Run: "r", Log: slog.New(slog.NewTextHandler(&log, nil))})
 	must(t, err)
@@ -206,7 +206,7 @@ func TestMachinesGoOnWhenTheBrokerComesBack(t *testing.T) {
 			t.Fatal("nobody said that there is no broker")
 		}
 	}
-	l, err = net.Listen("tcp", addr)
+	l, err := net.Listen("tcp", addr)
 	must(t, err)
 	b, err := newBroker(l)
 	must(t, err)

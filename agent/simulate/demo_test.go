@@ -227,7 +227,7 @@ func startFake(t *testing.T) *agentProcess {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.kill)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := a.ready(ctx); err != nil {
 		t.Fatal(err, a.tail(10))

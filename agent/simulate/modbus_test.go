@@ -3,7 +3,6 @@ package simulate
 import (
 	"errors"
 	"testing"
-	"time"
 
 	"github.com/simonvetter/modbus"
 )
@@ -13,7 +12,7 @@ func startMeter(t *testing.T, ledger *Ledger) (*Meter, *modbus.ModbusClient) {
 	m := newMeter("meter-1", freeListener(t), ledger)
 	runIn(t, m.Run)
 	must(t, m.awaitServing(t.Context()))
-	c, err := modbus.NewClient(&modbus.ClientConfiguration{URL: "tcp://" + m.Addr(), Timeout: 10 * time.Second})
+	c, err := modbus.NewClient(&modbus.ClientConfiguration{URL: "tcp://" + m.Addr(), Timeout: patience})
 	must(t, err)
 	must(t, c.Open())
 	t.Cleanup(func() { c.Close() })

@@ -18,22 +18,22 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/agent/config"
+	"sluice/drivers/loopback"
 )
 
 func TestPlantTakesAllAddressesOrNone(t *testing.T) {
 	taken := freeListener(t)
 	defer taken.Close()
-	free := freeListener(t)
-	free.Close()
+	free := loopback.Addr(t)
 	tests := []struct {
 		name, want string
 		cfg        PlantConfig
 	}{
-		{"mqtt is taken", "--mqtt: " + taken.Addr().String() + " is in use", PlantConfig{MQTT: taken.Addr().String(), Kafka: free.Addr().String()}},
-		{"one modbus device is taken", "--modbus: " + taken.Addr().String() + " is in use", PlantConfig{MQTT: free.Addr().String(), Modbus: []string{"127.0.0.1:0", taken.Addr().String()}}},
-		{"kafka is taken", "--kafka: " + taken.Addr().String() + " is in use", PlantConfig{MQTT: free.Addr().String(), Kafka: taken.Addr().String()}},
-		{"two parts want the same", "--kafka: " + free.Addr().String() + " is in use", PlantConfig{MQTT: free.Addr().String(), Kafka: free.Addr().String()}},
-		{"an address of the network", "isn't on this machine's loopback", PlantConfig{MQTT: free.Addr().String(), Kafka: "0.0.0.0:0"}},
+		{"mqtt is taken", "--mqtt: " + taken.Addr().String() + " is in use", PlantConfig{MQTT: taken.Addr().String(), Kafka: free}},
+		{"one modbus device is taken", "--modbus: " + taken.Addr().String() + " is in use", PlantConfig{MQTT: free, Modbus: []string{"127.0.0.1:0", taken.Addr().String()}}},
+		{"kafka is taken", "--kafka: " + taken.Addr().String() + " is in use", PlantConfig{MQTT: free, Kafka: taken.Addr().String()}},
+		{"two parts want the same", "--kafka: " + free + " is in use", PlantConfig{MQTT: free, Kafka: free}},
+		{"an address of the network", "isn't on this machine's loopback", PlantConfig{MQTT: free, Kafka: "0.0.0.0:0"}},
 		{"no port", `"localhost" is no address`, PlantConfig{MQTT: "localhost"}},
 		{"a port that is too high", "no number from 0 to 65535", PlantConfig{MQTT: "127.0.0.1:70000"}},
 		{"a port by name", "no number from 0 to 65535", PlantConfig{MQTT: "127.0.0.1:mqtt"}},
@@ -48,7 +48,7 @@ func TestPlantTakesAllAddressesOrNone(t *testing.T) {
 			if !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("error: %v", err)
 			}
-			l, err := net.Listen("tcp", free.Addr().String())
+			l, err := net.Listen("tcp", free)
 			if err != nil {
 				t.Fatalf("an address is still held: %v", err)
 			}
@@ -66,7 +66,7 @@ func TestPlantServesAllParts(t *testing.T) {
 	client.Disconnect(0)
 	for _, m := range p.Meters {
 		must(t, m.awaitServing(t.Context()))
-		c, err := modbus.NewClient(&modbus.ClientConfiguration{URL: "tcp://" + m.Addr(), Timeout: 10 * time.Second})
+		c, err := modbus.NewClient(&modbus.ClientConfiguration{URL: "tcp://" + m.Addr(), Timeout: patience})
 		must(t, err)
 		must(t, c.Open())
 		_, err = c.ReadRegister(regPower, modbus.HOLDING_REGISTER)

@@ -86,7 +86,7 @@ func (r *rig) accepted(args string) {
 // until waits for one of the phases and returns it.
 func (r *rig) until(phases ...string) Phase {
 	r.t.Helper()
-	limit := time.After(30 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		select {
 		case p := <-r.phases:
@@ -476,7 +476,7 @@ func TestDamagedJob(t *testing.T) {
 
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}
