@@ -93,6 +93,10 @@ func TestDeviceThatRefusesEverythingIsNotSplitForGood(t *testing.T) {
 
 func TestSilentDeviceSaysSoOnceThenEachHeartbeat(t *testing.T) {
 	t.Parallel()
+	calmly(t, func() (wrong string) { return silentDevice(t) })
+}
+
+func silentDevice(t *testing.T) (wrong string) {
 	var silent atomic.Bool
 	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
 		if !silent.Load() {
@@ -108,21 +112,22 @@ func TestSilentDeviceSaysSoOnceThenEachHeartbeat(t *testing.T) {
 			{Name: "rare", Read: "holding", At: 1, Type: "uint16", Every: time.Hour},
 		}}},
 	})
+	defer s.stop()
 	if a, b := sink.next(t), sink.next(t); keys(a.Values)+" "+keys(b.Values) != "still rare" {
-		t.Fatalf("first readings %s %s", a.event.Payload, b.event.Payload)
+		return fmt.Sprintf("first readings %s %s", a.event.Payload, b.event.Payload)
 	}
 	silent.Store(true)
 	first, second := sink.next(t), sink.next(t)
 	for _, r := range []reading{first, second} {
 		if len(r.Values) != 0 || r.Bad["still"] != badTimeout || r.Bad["rare"] != badTimeout {
-			t.Fatalf("reading of the silent device %s, want both tags bad", r.event.Payload)
+			return fmt.Sprintf("reading of the silent device %s, want both tags bad", r.event.Payload)
 		}
 	}
 	if gap := second.Time.Sub(first.Time); gap < 400*time.Millisecond {
-		t.Errorf("said it again after %v, the heartbeat is 400ms", gap)
+		return fmt.Sprintf("said it again after %v, the heartbeat is 400ms", gap)
 	}
 	if st := s.Stats(); st.Up || st.Devices[0].Up || !strings.Contains(st.LastError, "device d: read holding 0 to 0 of unit 1: no answer in time: check unit number and wiring") {
-		t.Errorf("stats of a silent device: %+v", st)
+		return fmt.Sprintf("stats of a silent device: %+v", st)
 	}
 	silent.Store(false)
 	var back []string
@@ -132,11 +137,12 @@ func TestSilentDeviceSaysSoOnceThenEachHeartbeat(t *testing.T) {
 		}
 	}
 	if strings.Join(back, " ") != "still rare" {
-		t.Errorf("after it is back came %v, want all values at once", back)
+		return fmt.Sprintf("after it is back came %v, want all values at once", back)
 	}
 	if s.polls("d", resultBreaker) == 0 {
-		t.Error("the breaker never held a poll back")
+		return fmt.Sprint("the breaker never held a poll back")
 	}
+	return ""
 }
 
 func TestServerThatIsGoneIsFoundAgain(t *testing.T) {
@@ -174,6 +180,10 @@ func TestServerThatIsGoneIsFoundAgain(t *testing.T) {
 
 func TestDeadUnitDoesNotStarveTheOthers(t *testing.T) {
 	t.Parallel()
+	calmly(t, func() (wrong string) { return deadUnit(t) })
+}
+
+func deadUnit(t *testing.T) (wrong string) {
 	var dead atomic.Int64
 	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
 		if req[6] == 9 {
@@ -188,9 +198,10 @@ func TestDeadUnitDoesNotStarveTheOthers(t *testing.T) {
 		c.Devices = append(c.Devices, Device{Name: fmt.Sprint("d", i), Unit: unit, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}})
 	}
 	s := start(t, c)
+	defer s.stop()
 	until(t, "the live units are polled", func() bool { return s.polls("d0", "ok") > 50 && s.polls("d1", "ok") > 50 })
 	if n := dead.Load(); n != 4 {
-		t.Errorf("the dead unit got %d requests, want 4: two polls with a retry each", n)
+		return fmt.Sprintf("the dead unit got %d requests, want 4: two polls with a retry each", n)
 	}
 	s.stop()
 	bad := map[string]int{}
@@ -200,8 +211,9 @@ func TestDeadUnitDoesNotStarveTheOthers(t *testing.T) {
 		}
 	}
 	if !maps.Equal(bad, map[string]int{"d2": 1, "d3": 1}) {
-		t.Errorf("bad readings %v, want one of each device of the dead unit", bad)
+		return fmt.Sprintf("bad readings %v, want one of each device of the dead unit", bad)
 	}
+	return ""
 }
 
 // TestLivingUnitsKeepTheirRate counts the polls of four units beside a dead one, and
@@ -209,6 +221,10 @@ func TestDeadUnitDoesNotStarveTheOthers(t *testing.T) {
 // else the machine does slows both down.
 func TestLivingUnitsKeepTheirRate(t *testing.T) {
 	t.Parallel()
+	calmly(t, func() (wrong string) { return rateBesideADeadUnit(t) })
+}
+
+func rateBesideADeadUnit(t *testing.T) (wrong string) {
 	const deadUnit = 9
 	answer := func(c net.Conn, _ int, req []byte) {
 		if req[6] != deadUnit {
@@ -223,6 +239,8 @@ func TestLivingUnitsKeepTheirRate(t *testing.T) {
 		return start(t, c)
 	}
 	with, without := bus(1, 2, 3, 4, deadUnit), bus(1, 2, 3, 4)
+	defer with.stop()
+	defer without.stop()
 	count := func(s *running) (n int) {
 		for unit := range 4 {
 			n += s.polls(fmt.Sprint(unit+1), resultOK)
@@ -231,14 +249,20 @@ func TestLivingUnitsKeepTheirRate(t *testing.T) {
 	}
 	until(t, "160 polls of the living", func() bool { return count(without) >= 160 })
 	got, want := count(with), count(without)
+	polls := fmt.Sprintf("%d polls beside a dead unit, %d without it", got, want)
 	if float64(got) < 0.9*float64(want) {
-		t.Errorf("%d polls beside a dead unit, %d without it", got, want)
+		return polls
 	}
-	t.Logf("%d polls beside a dead unit, %d without it", got, want)
+	t.Log(polls)
+	return ""
 }
 
 func TestSilentAddressesAreNoSilentDevice(t *testing.T) {
 	t.Parallel()
+	calmly(t, func() (wrong string) { return silentAddressesOnly(t) })
+}
+
+func silentAddressesOnly(t *testing.T) (wrong string) {
 	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
 		if binary.BigEndian.Uint16(req[8:]) < 100 {
 			c.Write(dataOf(req, 0, 1))
@@ -253,23 +277,29 @@ func TestSilentAddressesAreNoSilentDevice(t *testing.T) {
 			{Name: "slow mute", Read: "holding", At: 600, Type: "uint16", Every: 35 * time.Millisecond},
 		}}},
 	})
+	defer s.stop()
 	got := map[string]int{}
 	for range 20 {
 		r := sink.next(t)
 		got[keys(r.Values)+"|"+keys(r.Bad)]++
 	}
 	if got["|slow mute"] == 0 || got["well|mute"] == 0 || len(got) != 2 {
-		t.Errorf("readings %v, want 'well' always, the others bad", got)
+		return fmt.Sprintf("readings %v, want 'well' always, the others bad", got)
 	}
 	if !s.Stats().Up {
-		t.Errorf("stats %+v", s.Stats())
+		return fmt.Sprintf("stats %+v", s.Stats())
 	}
+	return ""
 }
 
 // TestSilentAddressesDoNotTakeTheOthersTime has a device that keeps silent to one of its
 // requests: to wait for it in each poll would take the bus from the other device.
 func TestSilentAddressesDoNotTakeTheOthersTime(t *testing.T) {
 	t.Parallel()
+	calmly(t, func() (wrong string) { return silentAddresses(t) })
+}
+
+func silentAddresses(t *testing.T) (wrong string) {
 	var heals atomic.Bool
 	var mute atomic.Int64
 	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
@@ -291,31 +321,37 @@ func TestSilentAddressesDoNotTakeTheOthersTime(t *testing.T) {
 			{Name: "other", Unit: 2, Every: 50 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", At: 0, Type: "uint16"}}},
 		},
 	})
+	defer s.stop()
 	until(t, "polls of the other device", func() bool { return s.polls("other", resultOK) >= 60 })
 	// 3 s or more: 2 polls of 2 attempts for each of both, then one each second.
 	if ok, n := s.polls("other", resultOK), mute.Load(); n > 8+int64(ok)/8 {
-		t.Errorf("asked %d times in vain beside %d polls of the other device", n, ok)
+		return fmt.Sprintf("asked %d times in vain beside %d polls of the other device", n, ok)
 	}
 	if !s.Stats().Devices[0].Up || s.polls("half", resultBreaker) == 0 {
-		t.Errorf("stats %+v", s.Stats().Devices[0])
+		return fmt.Sprintf("stats %+v", s.Stats().Devices[0])
 	}
 	heals.Store(true)
 	healed := map[string]bool{}
 	for !healed["mute"] || !healed["alone"] {
 		r := sink.next(t)
 		if r.Device == "half" && r.Values["well"] == nil && r.Bad["well"] != "" {
-			t.Fatalf("got %s, want 'well' always", r.event.Payload)
+			return fmt.Sprintf("got %s, want 'well' always", r.event.Payload)
 		}
 		for name := range r.Values {
 			healed[name] = true
 		}
 	}
+	return ""
 }
 
 // TestDeviceThatDiesWithinAPollIsGivenUp: waiting for each of its requests would
 // take the bus from the others for many time-outs.
 func TestDeviceThatDiesWithinAPollIsGivenUp(t *testing.T) {
 	t.Parallel()
+	calmly(t, func() (wrong string) { return deviceThatDies(t) })
+}
+
+func deviceThatDies(t *testing.T) (wrong string) {
 	var dead atomic.Bool
 	var vain atomic.Int64
 	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
@@ -332,6 +368,7 @@ func TestDeviceThatDiesWithinAPollIsGivenUp(t *testing.T) {
 	}
 	sink := newMemory()
 	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: sink, Timeout: 100 * time.Millisecond, Retries: None, Devices: []Device{d}})
+	defer s.stop()
 	for range 3 {
 		sink.next(t)
 	}
@@ -339,20 +376,25 @@ func TestDeviceThatDiesWithinAPollIsGivenUp(t *testing.T) {
 	for r := sink.next(t); len(r.Bad) == 0; r = sink.next(t) {
 	}
 	if n := vain.Load(); n > 4 { // one of the next poll perhaps
-		t.Errorf("asked %d times in vain in a poll of 20 requests", n)
+		return fmt.Sprintf("asked %d times in vain in a poll of 20 requests", n)
 	}
 	s.stop()
+	return ""
 }
 
 func TestDeviceIsFoundAliveBehindSilentAddresses(t *testing.T) {
 	t.Parallel()
+	calmly(t, func() (wrong string) { return deviceBehindSilence(t) })
+}
+
+func deviceBehindSilence(t *testing.T) (wrong string) {
 	p := newPeer(t, func(c net.Conn, _ int, req []byte) {
 		if binary.BigEndian.Uint16(req[8:]) >= 500 {
 			c.Write(dataOf(req, 0, 1))
 		}
 	}, nil)
 	sink := newMemory()
-	start(t, Config{
+	s := start(t, Config{
 		Name: "bus", Connection: p.url(), Sink: sink, Timeout: 150 * time.Millisecond, Retries: None,
 		Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{
 			{Name: "mute 1", Read: "holding", At: 0, Type: "uint16"},
@@ -360,11 +402,13 @@ func TestDeviceIsFoundAliveBehindSilentAddresses(t *testing.T) {
 			{Name: "well", Read: "holding", At: 500, Type: "uint16"},
 		}}},
 	})
+	defer s.stop()
 	for i, want := range []string{"|mute 1 mute 2 well", "well|mute 1 mute 2", "well|mute 1 mute 2"} {
 		if r := sink.next(t); keys(r.Values)+"|"+keys(r.Bad) != want {
-			t.Errorf("reading %d is %s, want %s", i, r.event.Payload, want)
+			return fmt.Sprintf("reading %d is %s, want %s", i, r.event.Payload, want)
 		}
 	}
+	return ""
 }
 
 func TestUnitThatItsGatewayCannotReachIsDown(t *testing.T) {

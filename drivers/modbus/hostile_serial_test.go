@@ -2,10 +2,13 @@ package modbus
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -221,15 +224,19 @@ func onGateway() []misuse {
 }
 
 func TestHostileAnswersOnABusNeverBecomeValues(t *testing.T) {
-	var running []func()
+	worst := watchClock()
+	var running []func() string
+	var check []func(late time.Duration)
 	add := func(scheme string, cases []misuse) {
 		for _, m := range cases {
-			reason := m.rtu
 			if scheme == schemeASCII {
-				reason = m.ascii
+				m.rtu = m.ascii
 			}
-			check := startMisuse(t, scheme, m, reason)
-			running = append(running, func() { t.Run(scheme+"/"+m.name, check) })
+			wrong := startMisuse(t, scheme, m)
+			running = append(running, wrong)
+			check = append(check, func(late time.Duration) {
+				t.Run(scheme+"/"+m.name, func(t *testing.T) { checkMisuse(t, scheme, m, wrong(), late) })
+			})
 		}
 	}
 	// All of them run from here on, so that their time-outs pass together.
@@ -237,15 +244,33 @@ func TestHostileAnswersOnABusNeverBecomeValues(t *testing.T) {
 	add(schemeASCII, slices.Concat(onAnyBus(), onASCII()))
 	add(schemeRTUOnTCP, slices.Concat(onAnyBus(), onRTU(), onGateway()))
 	t.Logf("%d cases", len(running))
-	for _, check := range running {
-		check()
+	for _, wrong := range running {
+		wrong()
+	}
+	late := worst()
+	for _, check := range check {
+		check(late)
 	}
 }
 
-// startMisuse answers the first request by m, all others rightly, and returns a
-// test that wants nothing but the right values and, for that one poll, the
-// reason.
-func startMisuse(t *testing.T, scheme string, m misuse, reason string) func(*testing.T) {
+// checkMisuse judges what came of a case that ran beside all others; on a machine that was busy meanwhile it gets another
+// chance, alone.
+func checkMisuse(t *testing.T, scheme string, m misuse, wrong string, late time.Duration) {
+	switch {
+	case wrong == "":
+	case late <= busy:
+		t.Error(wrong)
+	default:
+		t.Logf("once more, alone, since the clock was looked at %v late: %s", late, wrong)
+		calmly(t, func() string { return startMisuse(t, scheme, m)() })
+	}
+}
+
+// startMisuse answers the first request by m, all others rightly, and wants nothing
+// but the right values and, for that one poll, the reason. It returns a function that
+// waits for what is wrong with that.
+func startMisuse(t *testing.T, scheme string, m misuse) (wait func() (wrong string)) {
+	var unplanned atomic.Pointer[string]
 	answer := func(s *slave, n int, req []byte) {
 		switch {
 		case m.answer == nil && n < 3: // the merged request and both its halves
@@ -257,7 +282,7 @@ func startMisuse(t *testing.T, scheme string, m misuse, reason string) func(*tes
 		case n > 0 && m.answer != nil && binary.BigEndian.Uint16(req[4:]) == 1: // which settles what the first one left
 			s.say(1, 3, 2, 0x12, 0x34)
 		default:
-			t.Errorf("%s: a request that nobody planned: % x", m.name, req)
+			unplanned.Store(new(fmt.Sprintf("a request that nobody planned: % x", req)))
 		}
 	}
 	var url string
@@ -273,19 +298,39 @@ func startMisuse(t *testing.T, scheme string, m misuse, reason string) func(*tes
 			{Name: "a", Read: "holding", At: 10, Type: "uint16"}, {Name: "b", Read: "holding", At: 11, Type: "uint16"},
 		}}},
 	})
-	return func(t *testing.T) {
-		first := sink.next(t)
-		if m.maybe != "" && first.Bad["a"] == m.maybe {
-			reason = m.maybe
-		}
-		checkPair(t, 0, first, reason)
-		for i := range 3 {
-			checkPair(t, i+1, sink.next(t), "")
+	return endMisuse(t, m, sink, source, &unplanned)
+}
+
+// endMisuse stops the source after four readings, so that it takes no time from the others, and judges them.
+func endMisuse(t *testing.T, m misuse, sink *memory, source *running, unplanned *atomic.Pointer[string]) (wait func() (wrong string)) {
+	four := make(chan struct{})
+	go func() {
+		defer close(four)
+		for end := time.Now().Add(patience); len(sink.events) < 4 && time.Now().Before(end); {
+			time.Sleep(busTimeout / 20)
 		}
 		source.stop()
-		for len(sink.events) > 0 {
-			checkPair(t, -1, sink.next(t), "")
+	}()
+	return sync.OnceValue(func() (wrong string) {
+		<-four
+		reason := m.rtu
+		if n := len(sink.events); n < 4 {
+			wrong = fmt.Sprintf("%d readings in %v", n, patience)
 		}
-		checkHealed(t, source, reason)
-	}
+		for i := range len(sink.events) {
+			r := sink.next(t)
+			if i == 0 && m.maybe != "" && r.Bad["a"] == m.maybe {
+				reason = m.maybe
+			}
+			want := ""
+			if i == 0 {
+				want = reason
+			}
+			wrong = cmp.Or(wrong, judgePair(t, i, r, want))
+		}
+		if text := unplanned.Load(); text != nil {
+			wrong = cmp.Or(wrong, *text)
+		}
+		return cmp.Or(wrong, judgeHealed(source, reason))
+	})
 }

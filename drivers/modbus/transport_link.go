@@ -25,6 +25,9 @@ const (
 	// maxNoise is how many bytes between two requests are taken for noise, as a
 	// transceiver makes it when it switches. More may be part of an answer.
 	maxNoise = 3
+	// babble is how many looks in a row must find bytes before a line is called never
+	// silent: a busy machine may sleep past the time for that, and find one late answer.
+	babble = 3
 	// turnaround is the least time that units get for what was sent to all of
 	// them (Modbus over Serial Line V1.02 §2.4.1: 100 to 200 ms).
 	turnaround = 200 * time.Millisecond
@@ -299,7 +302,7 @@ func (l *link) clear(ctx context.Context) error {
 		return err
 	}
 	limit := later(time.Now(), l.doubt).Add(2*l.timeout + l.silence)
-	for {
+	for found := 0; ; {
 		n, err := l.line.discard()
 		if err != nil {
 			return err
@@ -307,6 +310,7 @@ func (l *link) clear(ctx context.Context) error {
 		now := time.Now()
 		if n > 0 {
 			l.heard = now
+			found++
 		}
 		if n > maxNoise && now.After(l.doubt) {
 			l.doubt = now.Add(l.timeout)
@@ -315,7 +319,7 @@ func (l *link) clear(ctx context.Context) error {
 		switch {
 		case wait <= 0:
 			return nil
-		case now.After(limit):
+		case now.After(limit) && found >= babble:
 			return invalidf("the line is never silent: another master on it, or noise")
 		}
 		if err := sleep(ctx, wait); err != nil {

@@ -221,7 +221,7 @@ func writeTo(t *testing.T, answer func(c net.Conn, req []byte)) (r WriteResult, 
 			answer(c, req)
 		}
 	}, nil)
-	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: newMemory(), Timeout: 60 * time.Millisecond, Devices: []Device{
+	s := start(t, Config{Name: "bus", Connection: p.url(), Sink: newMemory(), Timeout: time.Second, Devices: []Device{
 		{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16", Write: bounds(0, 10)}}},
 	}})
 	r, err = s.put("v", "7")

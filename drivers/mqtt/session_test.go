@@ -281,7 +281,7 @@ func TestSubackBehindWhatTheBufferHasNoRoomFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src.subackWait = time.Second
+	src.subackWait = holdCheck * 3 / 2 // so that what is held up has looked in between
 	run(t, src)
 	c := broker.connection()
 	backlog := []byte{0x20, 2, 1, 0}

@@ -20,7 +20,12 @@ func TestStop(t *testing.T) {
 	t.Run("what is committed meanwhile is acknowledged, then DISCONNECT", func(t *testing.T) {
 		t.Parallel()
 		broker, sink := newRawBroker(t), &testSink{hold: true}
-		src, stop := start(t, baseConfig(sink, broker.url()))
+		src, err := New(baseConfig(sink, broker.url()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		src.stopGrace = patience
+		stop := run(t, src)
 		c := broker.accept(false)
 		waitUp(t, src)
 		c.send(publishFrame(qos1, 1, "plant/a", "x"))
@@ -43,7 +48,12 @@ func TestStop(t *testing.T) {
 	t.Run("the broker reads the last acknowledgements although messages of its own are unread", func(t *testing.T) {
 		t.Parallel()
 		broker, sink := newRawBroker(t), &testSink{hold: true}
-		src, stop := start(t, baseConfig(sink, broker.url()))
+		src, err := New(baseConfig(sink, broker.url()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		src.stopGrace = patience
+		stop := run(t, src)
 		c := broker.accept(false)
 		waitUp(t, src)
 		c.send(publishFrame(qos1, 1, "plant/a", "x"))
