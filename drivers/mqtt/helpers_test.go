@@ -162,6 +162,7 @@ type rawConn struct {
 	net.Conn
 	t       *testing.T
 	writeMu sync.Mutex
+	behind  sync.WaitGroup // what a PINGRESP stands behind
 
 	mu     sync.Mutex
 	acks   []string // "PUBACK 7", "PUBREC 8", "PUBCOMP 8", "DISCONNECT", "PUBLISH flags 0 a/b"
@@ -257,7 +258,10 @@ func (c *rawConn) handle(h header, body []byte) {
 	case h.kind == typePingreq:
 		c.pings++
 		if !c.mute {
-			go c.reply([]byte{0xd0, 0}) // it waits behind what is being sent
+			go func() { // it waits behind what is being sent
+				c.behind.Wait()
+				c.reply([]byte{0xd0, 0})
+			}()
 		}
 	case h.kind == 14:
 		c.acks = append(c.acks, "DISCONNECT")

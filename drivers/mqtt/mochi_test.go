@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"reflect"
 	"slices"
@@ -247,12 +248,7 @@ func TestFilterThatTheBrokerDenies(t *testing.T) {
 func TestServersAreTriedInOrder(t *testing.T) {
 	t.Parallel()
 	_, addr := newMochi(t, nil, nil)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = closed.Close()
-	src, _ := start(t, baseConfig(&testSink{}, "tcp://"+closed.Addr().String(), "tcp://"+addr))
+	src, _ := start(t, baseConfig(&testSink{}, "tcp://"+freeAddress(t), "tcp://"+addr))
 	waitUp(t, src)
 	if got, want := src.Stats().State, "connected to tcp://"+addr+", 1 filter"; got != want {
 		t.Errorf("state %q, want %q", got, want)
@@ -275,13 +271,7 @@ func TestTransports(t *testing.T) {
 	for _, tc := range cases {
 		t.Run(tc.scheme, func(t *testing.T) {
 			t.Parallel()
-			// Mochi's websocket listener does not tell its port: ask for a free one.
-			free, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			addr := free.Addr().String()
-			_ = free.Close()
+			addr := freeAddress(t) // mochi's websocket listener does not tell its own
 			server, _ := newMochi(t, nil, func(id string) listeners.Listener {
 				if tc.ws {
 					return listeners.NewWebsocket(listeners.Config{ID: id, Address: addr, TLSConfig: tc.server.Clone()})
@@ -308,6 +298,21 @@ func TestTransports(t *testing.T) {
 			}
 		})
 	}
+}
+
+// freeAddress returns an address that is free, below those that the kernel gives
+// to whoever asks for any at the same time.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		addr := fmt.Sprint("127.0.0.1:", 10_000+mathrand.IntN(20_000))
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			_ = ln.Close()
+			return addr
+		}
+	}
+	t.Fatal("no free address")
+	return ""
 }
 
 func TestTLSFailuresAreSaidInWords(t *testing.T) {
@@ -341,10 +346,9 @@ func TestTLSFailuresAreSaidInWords(t *testing.T) {
 				cfg := baseConfig(&testSink{}, scheme+"://"+ln.Addr().String())
 				cfg.TLS = always(tc.client)
 				src, _ := start(t, cfg)
-				eventually(t, "an error", func() bool { return src.Stats().LastError != "" })
-				if got := src.Stats().LastError; !strings.Contains(got, tc.want) {
-					t.Errorf("last error %q, want %q", got, tc.want)
-				}
+				// At some connect: the server's reset may overtake what it said.
+				defer func() { t.Logf("last error %q", src.Stats().LastError) }()
+				eventually(t, tc.want, func() bool { return strings.Contains(src.Stats().LastError, tc.want) })
 			})
 		}
 	}

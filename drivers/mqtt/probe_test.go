@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -91,11 +90,6 @@ func TestProbeSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	_, denying := newMochi(t, &auth.Ledger{Auth: auth.AuthRules{{Username: "u", Password: "right", Allow: true}}}, nil)
 	_, picky := newMochi(t, &auth.Ledger{Auth: auth.AuthRules{{Allow: true}}, ACL: auth.ACLRules{{Filters: auth.Filters{"plant/#": auth.Deny}}}}, nil)
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = gone.Close()
 	web := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(web.Close)
 	for _, c := range []struct {
@@ -105,7 +99,7 @@ func TestProbeSaysWhatIsWrong(t *testing.T) {
 		reach  bool
 		auth   bool
 	}{
-		{"nobody listens", func(c *Config) { c.Servers = []string{"tcp://" + gone.Addr().String()} }, "connection refused", false, false},
+		{"nobody listens", func(c *Config) { c.Servers = []string{"tcp://" + freeAddress(t)} }, "connection refused", false, false},
 		{"a wrong password", func(c *Config) {
 			c.Servers, c.Username, c.Password = []string{"tcp://" + denying}, word("u"), word("hunter2")
 		}, "check username and password", true, false},
@@ -191,7 +185,7 @@ func TestProbeReadsMosquitto(t *testing.T) {
 		c.suback = func(filter string) byte {
 			asked <- filter
 			text := map[string]string{sysVersion: "mosquitto version 2.0.11", sysStored: "51", sysDropped: "480"}[filter]
-			go func() { // retained, behind the SUBACK or before it
+			c.behind.Go(func() { // retained, behind the SUBACK or before it
 				if text != "" {
 					c.reply(publishFrame(retain, 0, filter, text))
 				} else {
@@ -199,7 +193,7 @@ func TestProbeReadsMosquitto(t *testing.T) {
 					c.reply([]byte{0x62, 2, 0, 9})
 					c.reply(publishFrame(qos1, 10, "plant/a", strings.Repeat("x", 100_000)))
 				}
-			}()
+			})
 			return 0
 		}
 	}()
@@ -223,7 +217,7 @@ func TestProbeReadsMosquitto(t *testing.T) {
 func TestProbeIsBounded(t *testing.T) {
 	t.Parallel()
 	broker := newRawBroker(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	r := Probe(ctx, baseConfig(nil, broker.url())) // nobody answers CONNECT
 	if len(r.Servers) != 1 || !r.Servers[0].Reachable || !strings.Contains(r.Servers[0].Error, "no answer in time") {

@@ -139,9 +139,7 @@ func TestStopIsBounded(t *testing.T) {
 	})
 	t.Run("while the broker is away", func(t *testing.T) {
 		t.Parallel()
-		broker := newRawBroker(t)
-		_ = broker.ln.Close()
-		src, stop := start(t, baseConfig(&testSink{}, broker.url()))
+		src, stop := start(t, baseConfig(&testSink{}, "tcp://"+freeAddress(t)))
 		eventually(t, "words", func() bool {
 			return strings.Contains(src.Stats().LastError, "connection refused: is the broker running there?")
 		})

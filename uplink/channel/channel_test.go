@@ -224,9 +224,18 @@ func TestPublishKeepsTheNewest(t *testing.T) {
 	})
 	c := r.start(newSeen(), nil)
 	results := make(chan error, 3)
+	waits := func(value string) bool {
+		c.box.mu.Lock()
+		defer c.box.mu.Unlock()
+		return slices.ContainsFunc(c.box.waiting, func(l *letter) bool { return string(l.value) == value })
+	}
 	for i := range 3 {
 		go func() { results <- c.Publish(t.Context(), "gw", fmt.Append(nil, i)) }()
-		time.Sleep(20 * time.Millisecond) // in this order
+		for end := time.Now().Add(patience); !waits(fmt.Sprint(i)); time.Sleep(time.Millisecond) { // in this order
+			if time.Now().After(end) {
+				t.Fatalf("value %d does not wait", i)
+			}
+		}
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
