@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -27,7 +26,9 @@ import (
 // and 10 stands in front of 5 for good. The guard closes the window's gate while
 // the answer is still on its way to the client, so that 10 is either given back
 // together with 5 or not handed over. The answer is also held until what the client was
-// given before is in its partition (route.go).
+// given before is in its partition (route.go), and one that would make the client start
+// its producer anew is told in other words (anew.go). So an answer to records is passed on
+// when all of it is there.
 //
 // It follows the framing of the Kafka protocol: INT32 length, then in a request
 // INT16 api key, INT16 api version, INT32 correlation id, and in an answer INT32
@@ -37,6 +38,10 @@ type guard struct {
 	net.Conn
 	out, in  frame
 	answered func(codes []*kerr.Error) // called for each answer to a produce that has errors in it
+	anew     bool                      // the client may start its producer anew by itself
+	buf      []byte                    // what was read last; of the goroutine that reads, as ready and given
+	ready    []byte                    // what the client may have
+	given    int                       // bytes of ready that it has
 
 	// Of silence.go; not set where nobody listens.
 	addr    string
@@ -66,14 +71,17 @@ const (
 	answerHeader          = 8
 	flexibleProduce       = 9       // from this version on an answer's header has tags
 	maxProduceAnswer      = 1 << 20 // a larger one is not read along but counts as refused
+	readBuffer            = 4 << 10 // bytes
 	maxProducesInFlight   = 1024    // a client has 5; more means that we lost the thread
 )
 
 func newGuard(c net.Conn, answered func([]*kerr.Error)) *guard {
-	return &guard{
-		Conn: c, answered: answered, produces: map[int32]asked{},
+	g := &guard{
+		Conn: c, answered: answered, produces: map[int32]asked{}, buf: make([]byte, readBuffer),
 		out: frame{header: requestHeader}, in: frame{header: answerHeader},
 	}
+	g.in.pass = func(p []byte) { g.ready = append(g.ready, p...) }
+	return g
 }
 
 // Write notes the produce requests in p before it sends them.
@@ -107,14 +115,23 @@ func (g *guard) Close() error {
 	return g.Conn.Close()
 }
 
-// Read looks at the answers in p before the client gets them.
+// Read looks at the answers before the client gets them.
 func (g *guard) Read(p []byte) (int, error) {
-	n, err := g.Conn.Read(p)
-	g.in.scan(p[:n], g.answer, g.check)
-	if gone := g.gone.Load(); err != nil && gone != nil {
-		err = *gone
+	for g.given == len(g.ready) {
+		g.ready, g.given = g.ready[:0], 0
+		n, err := g.Conn.Read(g.buf)
+		g.in.scan(g.buf[:n], g.answer, g.check)
+		if err == nil || len(g.ready) > 0 {
+			continue // an error comes again
+		}
+		if gone := g.gone.Load(); gone != nil {
+			err = *gone
+		}
+		return 0, err
 	}
-	return n, err
+	n := copy(p, g.ready[g.given:])
+	g.given += n
+	return n, nil
 }
 
 // request notes a produce; it never keeps a request's body.
@@ -164,34 +181,31 @@ func (g *guard) took(r asked) {
 	}
 }
 
-// check reports the errors in the answer to a produce.
-func (g *guard) check(head, body []byte) {
+// check reports the errors in the answer to a produce, and returns what the client gets
+// in place of its body.
+func (g *guard) check(head, body []byte) []byte {
 	id := int32(binary.BigEndian.Uint32(head[4:]))
 	g.mu.Lock()
 	r := g.produces[id]
 	delete(g.produces, id)
 	g.mu.Unlock()
 	g.took(r)
-	if codes := produceErrors(r.version, body); len(codes) > 0 {
+	resp, tags, ok := readAnswer(r.version, body)
+	if !ok {
+		g.answered([]*kerr.Error{kerr.CorruptMessage})
+		return body
+	}
+	if codes := produceErrors(resp); len(codes) > 0 {
 		g.answered(codes)
 	}
+	if other, ok := disguise(resp, tags); g.anew && ok {
+		return other
+	}
+	return body
 }
 
-// produceErrors returns the errors in the body of a produce answer, each once;
-// CORRUPT_MESSAGE where the body cannot be read.
-func produceErrors(version int16, body []byte) []*kerr.Error {
-	resp := kmsg.NewPtrProduceResponse()
-	if version < 0 || version > resp.MaxVersion() || body == nil {
-		return []*kerr.Error{kerr.CorruptMessage}
-	}
-	resp.SetVersion(version)
-	b := kbin.Reader{Src: body}
-	if version >= flexibleProduce {
-		kmsg.SkipTags(&b)
-	}
-	if !b.Ok() || resp.ReadFrom(b.Src) != nil {
-		return []*kerr.Error{kerr.CorruptMessage}
-	}
+// produceErrors returns the errors in an answer to a produce, each once.
+func produceErrors(resp *kmsg.ProduceResponse) []*kerr.Error {
 	var codes []*kerr.Error
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
@@ -212,7 +226,8 @@ func givesBack(e *kerr.Error) bool {
 
 // frame follows one direction of a connection.
 type frame struct {
-	header int // bytes of a header, with the length
+	header int          // bytes of a header, with the length
+	pass   func([]byte) // is given the stream, but for what is kept; nil: nobody wants it
 	head   []byte
 	left   int // bytes of the frame that are still to come after head
 	keep   bool
@@ -221,8 +236,9 @@ type frame struct {
 
 // scan walks over the next bytes of the stream. It calls begin at the end of each
 // header, which says whether the body is kept, and then end with the body of a
-// kept frame, nil if it was larger than maxProduceAnswer.
-func (f *frame) scan(p []byte, begin func(head []byte) bool, end func(head, body []byte)) {
+// kept frame; what that returns is passed on in its place. One that is larger than
+// maxProduceAnswer is not kept: end is called with nil as soon as that is known.
+func (f *frame) scan(p []byte, begin func(head []byte) bool, end func(head, body []byte) []byte) {
 	for len(p) > 0 {
 		if want := f.wanted(); len(f.head) < want {
 			n := min(want-len(f.head), len(p))
@@ -231,12 +247,13 @@ func (f *frame) scan(p []byte, begin func(head []byte) bool, end func(head, body
 			if len(f.head) < f.wanted() {
 				continue
 			}
-			f.left = max(0, f.length()+4-len(f.head))
-			f.keep = begin(f.head)
+			f.begin(begin, end)
 		}
 		n := min(f.left, len(p))
-		if f.keep && len(f.body) <= maxProduceAnswer {
+		if f.keep {
 			f.body = append(f.body, p[:n]...)
+		} else {
+			f.give(p[:n])
 		}
 		f.left -= n
 		p = p[n:]
@@ -246,13 +263,33 @@ func (f *frame) scan(p []byte, begin func(head []byte) bool, end func(head, body
 	}
 }
 
-func (f *frame) finish(end func(head, body []byte)) {
-	if f.keep && len(f.body) > maxProduceAnswer {
+// begin is called at the end of a header.
+func (f *frame) begin(begin func(head []byte) bool, end func(head, body []byte) []byte) {
+	f.left = max(0, f.length()+4-len(f.head))
+	f.keep = begin(f.head)
+	if f.keep && f.left > maxProduceAnswer {
+		f.keep = false
 		end(f.head, nil)
-	} else if f.keep {
-		end(f.head, append([]byte{}, f.body...))
+	}
+	if !f.keep {
+		f.give(f.head)
+	}
+}
+
+func (f *frame) finish(end func(head, body []byte) []byte) {
+	if f.keep {
+		body := end(f.head, append([]byte{}, f.body...))
+		binary.BigEndian.PutUint32(f.head, uint32(len(f.head)-4+len(body)))
+		f.give(f.head)
+		f.give(body)
 	}
 	f.head, f.body, f.keep = f.head[:0], f.body[:0], false
+}
+
+func (f *frame) give(p []byte) {
+	if f.pass != nil {
+		f.pass(p)
+	}
 }
 
 // wanted returns how long this frame's header is: as configured, or less where

@@ -131,8 +131,38 @@ func TestGuardTakesAnswersItCannotReadAsRefusals(t *testing.T) {
 	}
 }
 
+// TestGuardHidesWhatMakesTheClientStartAnew asks that the client gets another refusal in
+// place of one that would have it send on by itself, and all else as it was.
+func TestGuardHidesWhatMakesTheClientStartAnew(t *testing.T) {
+	hidden := []*kerr.Error{kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerIDMapping, kerr.InvalidProducerEpoch}
+	for _, anew := range []bool{true, false} {
+		for _, version := range []int16{3, 8, 9, 13} {
+			for _, e := range hidden {
+				t.Run(fmt.Sprintf("%s v%d, by itself %t", e.Message, version, anew), func(t *testing.T) {
+					first := answer(1, noise(500))
+					in := slices.Concat(first, produceAnswer(version, 2, 0, e.Code, kerr.NotLeaderForPartition.Code), answer(3, nil))
+					want := in
+					if anew {
+						want = slices.Concat(first, produceAnswer(version, 2, 0, forgotten.Code, kerr.NotLeaderForPartition.Code), answer(3, nil))
+					}
+					var got []*kerr.Error
+					g := newGuard(&pipe{in: bytes.NewReader(in), piece: func() int { return 13 }}, func(codes []*kerr.Error) { got = codes })
+					g.anew = anew
+					_, _ = g.Write(request(0, version, 2, noise(3000)))
+					if !bytes.Equal(readAll(g), want) {
+						t.Error("the client gets something else")
+					}
+					if !slices.Equal(got, []*kerr.Error{e, kerr.NotLeaderForPartition}) {
+						t.Errorf("saw %v", got)
+					}
+				})
+			}
+		}
+	}
+}
+
 // FuzzGuard asks that no stream of bytes in either direction breaks the guard or
-// is changed by it.
+// is changed by it, but for an answer that was cut off.
 func FuzzGuard(f *testing.F) {
 	f.Add(request(0, 9, 2, nil), produceAnswer(9, 2, -1, 0))
 	f.Add(request(0, 3, 2, nil), produceAnswer(3, 2, 10))
@@ -144,7 +174,7 @@ func FuzzGuard(f *testing.F) {
 			}
 		})
 		_, _ = g.Write(out)
-		if !bytes.Equal(readAll(g), in) {
+		if read := readAll(g); !bytes.HasPrefix(in, read) || len(in)-len(read) != len(g.in.head)+len(g.in.body) && g.in.keep {
 			t.Error("bytes were changed")
 		}
 		if len(g.in.body) > maxProduceAnswer+64 || len(g.out.body) > 0 || len(g.in.head) > answerHeader || len(g.out.head) > requestHeader {

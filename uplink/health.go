@@ -41,14 +41,16 @@ type health struct {
 	loginError error // of a login whose connection is not given up yet
 	hint       string
 	hintAt     time.Time
+	pauseUntil time.Time // which a broker asked for
 	lastAnswer time.Time // to a produce, whatever it said
 	refusal    string    // why the cluster takes nothing of what is next; empty: it does
 }
 
 // The hooks of the client.
 var (
-	_ kgo.HookBrokerConnect = (*health)(nil)
-	_ kgo.HookBrokerE2E     = (*health)(nil)
+	_ kgo.HookBrokerConnect  = (*health)(nil)
+	_ kgo.HookBrokerE2E      = (*health)(nil)
+	_ kgo.HookBrokerThrottle = (*health)(nil)
 )
 
 // OnBrokerConnect is called after each attempt to connect and log in.
@@ -88,6 +90,15 @@ func (h *health) OnBrokerE2E(meta kgo.BrokerMetadata, key int16, e kgo.BrokerE2E
 			h.lastAnswer = h.lastGood
 		}
 		h.peer = net.JoinHostPort(meta.Host, strconv.Itoa(int(meta.Port)))
+	}
+}
+
+// OnBrokerThrottle is called when a broker wants less to be sent to it for a time.
+func (h *health) OnBrokerThrottle(_ kgo.BrokerMetadata, pause time.Duration, _ bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if until := time.Now().Add(pause); until.After(h.pauseUntil) {
+		h.pauseUntil = until
 	}
 }
 
@@ -140,6 +151,7 @@ type view struct {
 
 	lastGood   time.Time // of a round trip
 	lastAnswer time.Time // to a produce
+	excuse     time.Time // of the last thing that explains that the client sends nothing; may be to come
 }
 
 // look judges the link, given how long records are in flight without any being
@@ -150,7 +162,10 @@ func (h *health) look(stalled time.Duration) view {
 	if stalled > hintAfter && h.hintAt.After(h.lastErrAt) {
 		h.lastError, h.lastErrAt = h.hint, h.hintAt
 	}
-	v := view{peer: h.peer, lastError: h.lastError, lastErrAt: h.lastErrAt, lastGood: h.lastGood, lastAnswer: h.lastAnswer}
+	v := view{peer: h.peer, lastError: h.lastError, lastErrAt: h.lastErrAt, lastGood: h.lastGood, lastAnswer: h.lastAnswer, excuse: h.hintAt}
+	if h.pauseUntil.After(v.excuse) {
+		v.excuse = h.pauseUntil
+	}
 	failing := !h.badSince.IsZero() && time.Since(h.badSince) > badGrace
 	v.up = !h.lastGood.IsZero() && !failing && stalled <= stallAfter
 	return v

@@ -60,6 +60,8 @@ type Kafka struct {
 	quiet   limiter
 
 	renewAfter time.Duration
+	idleAfter  time.Duration
+	asked      time.Time // when a broker last owed an answer to records; of the goroutine of watch
 	quietAfter time.Duration
 	takes      []string // classes, of the uplink's; nil: all
 	only       []string // that the log returns; nil: all. Of the goroutine of send
@@ -91,11 +93,10 @@ func New(cfg Config) (*Kafka, error) {
 		silence: newSilence(),
 		encoder: newEncoder(cfg.Agent, topic, key),
 		window:  newWindow(cfg.WindowRecords, cfg.WindowBytes, cfg.Reader.AckRun),
-		health:  &health{}, renewAfter: renewAfter, quietAfter: quietAfter, stir: make(chan struct{}, 1),
+		health:  &health{}, renewAfter: renewAfter, idleAfter: idleAfter, quietAfter: quietAfter, stir: make(chan struct{}, 1),
 	}
 	k.options = append(cfg.clientOptions(),
-		kgo.WithHooks(k.health, placing{}), kgo.WithLogger(clientLog{k.health}), kgo.Dialer(k.dial),
-		kgo.ProducerOnDataLossDetected(k.dataLoss))
+		kgo.WithHooks(k.health, placing{}), kgo.WithLogger(clientLog{k.health}), kgo.Dialer(k.dial))
 	if cfg.ExactlyOnce {
 		k.exact = newExact(k)
 	}
@@ -278,7 +279,7 @@ func (k *Kafka) dialNow(ctx context.Context, network, addr string) (*guard, erro
 		conn = secure
 	}
 	g := newGuard(newPacedConn(conn, k.pace), k.answered)
-	g.socket = socket
+	g.socket, g.anew = socket, k.exact == nil
 	return g, nil
 }
 
@@ -297,14 +298,6 @@ func (k *Kafka) Request(ctx context.Context, broker int32, req kmsg.Request) (km
 	k.health.foreign.Add(1)
 	defer k.health.foreign.Add(-1)
 	return client.Broker(int(broker)).Request(ctx, req)
-}
-
-// dataLoss is told when a broker no longer knows of records that it had
-// acknowledged. They are gone there; here their cursor has moved on.
-func (k *Kafka) dataLoss(topic string, partition int32) {
-	text := fmt.Sprintf("the cluster lost acknowledged records of topic %q partition %d", topic, partition)
-	k.health.report(text)
-	k.cfg.Log.Error("data loss", slog.String("uplink", k.cfg.Name), slog.String("error", text))
 }
 
 // answered is told of errors in the answer to a produce before the client is.

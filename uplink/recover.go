@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -116,7 +117,11 @@ func (k *Kafka) pause(ctx context.Context, r *recovery, v verdict, f failure) er
 	text := explain(f.err, f.record().Topic)
 	k.health.report(text)
 	if k.quiet.allow(text) {
-		k.cfg.Log.Warn("records came back", slog.String("uplink", k.cfg.Name),
+		level, says := slog.LevelWarn, "records came back"
+		if errors.Is(f.err, forgotten) {
+			level, says = slog.LevelError, "data loss"
+		}
+		k.cfg.Log.Log(ctx, level, says, slog.String("uplink", k.cfg.Name),
 			slog.String("verdict", v.String()), slog.String("error", text))
 	}
 	if d := k.window.progress().total; d != r.delivered {

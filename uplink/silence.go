@@ -48,8 +48,9 @@ const (
 // announces their partitions and the commit, which the client gives 5 s by itself. Other
 // answers may rightly take their time.
 type silence struct {
-	kick chan struct{} // capacity 1: records were written
-	asks atomic.Int64  // questions so far
+	kick  chan struct{} // capacity 1: records were written
+	asks  atomic.Int64  // questions so far
+	least time.Duration // of patience
 
 	mu    sync.Mutex
 	lines map[*guard]struct{} // open connections
@@ -81,7 +82,7 @@ func (e *silentError) Error() string {
 func (e *silentError) Unwrap() error { return net.ErrClosed }
 
 func newSilence() *silence {
-	return &silence{kick: make(chan struct{}, 1), lines: map[*guard]struct{}{}, peers: map[question]*peer{}}
+	return &silence{kick: make(chan struct{}, 1), least: leastPatience, lines: map[*guard]struct{}{}, peers: map[question]*peer{}}
 }
 
 // watch has g judged until it is closed.
@@ -128,7 +129,7 @@ func (s *silence) patience(q question) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.peer(q)
-	return min(mostPatience, max(leastPatience, usualTimes*p.usual)<<p.doubled)
+	return min(mostPatience, max(s.least, usualTimes*p.usual)<<p.doubled)
 }
 
 // open returns the open connections. s.mu is not held while one of them is looked at:

@@ -14,6 +14,10 @@ const (
 	// an answer before the client is replaced. Until then the client itself has
 	// tried several connections.
 	renewAfter = 90 * time.Second
+	// idleAfter is how long the client may hold records without asking a broker to take
+	// them, where nothing explains that: longer than it waits after an error (2.5 s) or for
+	// a connection (10 s).
+	idleAfter = 20 * time.Second
 	// aliveWithin is how old the last round trip of a link that works may be.
 	aliveWithin = 30 * time.Second
 )
@@ -31,6 +35,29 @@ func (k *Kafka) stuck(v view, p progress) time.Duration {
 	return p.stalled
 }
 
+// idle returns for how long the client has held records without asking a broker to take
+// them, on a link that works otherwise and without an error, a complaint or a broker's wish
+// for a pause since; 0 where that is not so. It is called by the goroutine of watch.
+//
+// Nothing of the client's own mends that. It happens when a request is taken back while an
+// answer says that the producer has to start anew (OUT_OF_ORDER_SEQUENCE_NUMBER and the like,
+// where a broker lost records): both rewind a partition, the one forwards again over the
+// batch that is next, which is then waited for without being sent.
+func (k *Kafka) idle(v view, p progress) time.Duration {
+	now := time.Now()
+	if len(k.silence.waiting()) > 0 {
+		k.asked = now
+	}
+	if p.inFlight == 0 || now.Sub(v.lastGood) > aliveWithin {
+		return 0
+	}
+	idle := p.stalled
+	for _, t := range []time.Time{k.asked, v.lastAnswer, v.lastErrAt, v.excuse, k.renewed()} {
+		idle = min(idle, now.Sub(t))
+	}
+	return max(0, idle)
+}
+
 // checkStuck asks for a new client when the old one makes no progress.
 func (k *Kafka) checkStuck() {
 	if k.exact != nil { // a session that takes too long is given up anyway
@@ -40,11 +67,17 @@ func (k *Kafka) checkStuck() {
 	if k.cfg.Spread.holds(time.Now()) { // another client would need more connections
 		return
 	}
-	stuck := k.stuck(k.health.look(p.stalled), p)
-	if stuck < k.renewAfter || time.Since(k.renewed()) < k.renewAfter {
+	v := k.health.look(p.stalled)
+	stuck, idle := k.stuck(v, p), k.idle(v, p)
+	var text string
+	switch {
+	case idle >= k.idleAfter:
+		text = fmt.Sprintf("%d records were not sent for %s on a link that works; starting anew with another client", p.inFlight, idle.Round(time.Second))
+	case stuck >= k.renewAfter && time.Since(k.renewed()) >= k.renewAfter:
+		text = fmt.Sprintf("%d records have no answer for %s on a link that works; starting anew with another client", p.inFlight, stuck.Round(time.Second))
+	default:
 		return
 	}
-	text := fmt.Sprintf("%d records have no answer for %s on a link that works; starting anew with another client", p.inFlight, stuck.Round(time.Second))
 	k.health.report(text)
 	k.cfg.Log.Warn("no progress", slog.String("uplink", k.cfg.Name), slog.String("error", text))
 	if err := k.renew(); err != nil {
