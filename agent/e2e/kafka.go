@@ -86,7 +86,8 @@ func (k *kafka) client(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 	return client
 }
 
-// createTopic makes a topic of four partitions.
+// createTopic makes a topic of four partitions, and waits until each has a leader: the
+// broker learns of a new topic a moment after its controller has answered.
 func (k *kafka) createTopic(t testing.TB, topic string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -95,6 +96,10 @@ func (k *kafka) createTopic(t testing.TB, topic string) {
 	if err != nil {
 		t.Fatalf("create topic %s: %v", topic, err)
 	}
+	waitFor(t, "the leaders of "+topic, func() bool {
+		offsets, err := k.admin.ListEndOffsets(ctx, topic)
+		return err == nil && offsets.Error() == nil && len(offsets[topic]) == 4
+	}, k.proc)
 }
 
 // count returns how many records topic holds, all partitions together.

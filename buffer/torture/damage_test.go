@@ -114,7 +114,7 @@ func (r *ruin) tally(name string) *tally {
 }
 
 // deadlyEnough is how many workers a kind may cost before its other cases are
-// left out, and counted as failed: each costs 10 s.
+// left out, and counted as failed: each may cost a minute.
 const deadlyEnough = 3
 
 // work damages and judges cases with a worker of its own.
@@ -240,14 +240,14 @@ func (h *hand) do(j job) (verdict, error) {
 	if err != nil {
 		return v, err
 	}
-	late := time.AfterFunc(openLimit, func() { _ = h.cmd.Process.Kill() })
+	late := time.AfterFunc(answerLimit, func() { _ = h.cmd.Process.Kill() })
 	_, err = h.in.Write(append(js, '\n'))
 	var line []byte
 	if err == nil {
 		line, err = h.out.ReadBytes('\n')
 	}
 	if !late.Stop() {
-		return v, fmt.Errorf("no answer in %s", openLimit)
+		return v, fmt.Errorf("no answer in %s", answerLimit)
 	}
 	if err != nil {
 		return v, fmt.Errorf("the worker died (%w)", err)

@@ -43,6 +43,10 @@ type verdict struct {
 // openLimit is how long an open may take.
 const openLimit = 10 * time.Second
 
+// answerLimit is how long a worker may take for a directory: two opens, and all that is
+// read, delivered and closed besides, on a busy machine.
+const answerLimit = 6 * openLimit
+
 // damageWorker opens directories, one job a line, until its input ends.
 func damageWorker() int {
 	manifests := map[string]*manifest{}
