@@ -357,7 +357,7 @@ func TestHostileAnswersToBitsNeverBecomeValues(t *testing.T) {
 			}, nil)
 			sink := newMemory()
 			s := start(t, Config{
-				Name: "bus", Connection: p.url(), Timeout: hostileTimeout, Retries: None, Sink: sink,
+				Name: "bus", Connection: p.url(), Timeout: patience, Retries: None, Sink: sink,
 				Devices: []Device{{Name: "d", Unit: 1, Every: 10 * time.Millisecond, Tags: []Tag{
 					{Name: "a", Read: "coil", At: 0}, {Name: "b", Read: "coil", At: 8},
 				}}},

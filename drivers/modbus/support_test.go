@@ -93,8 +93,13 @@ func (r *running) stop() error {
 	return r.err
 }
 
+// start runs a source. Without a time-out of its own it has one that no honest answer
+// misses on a busy machine.
 func start(t *testing.T, c Config) *running {
 	t.Helper()
+	if c.Timeout == 0 {
+		c.Timeout = patience / 4
+	}
 	s, err := New(c)
 	if err != nil {
 		t.Fatal(err)
