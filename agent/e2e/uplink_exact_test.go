@@ -48,8 +48,11 @@ func exactKilled(t *testing.T, k *kafka, forget bool) {
 	l := newLedger(agentID, mqttName, className, total)
 	c := newCommittedConsumer(t, k, topic, l.add)
 	pub := startPublisher(t, broker, total, perSecond)
-	fresh := 0 // kills after which more had been committed
+	fresh, due := 0, 0 // kills after which more had been committed, and those before all was there
 	for i := range kills {
+		if l.missing() > 0 { // a slow machine may need longer for the kills than the plant sends
+			due++
+		}
 		before, wait := l.messages, time.Duration(100+rnd.IntN(500))*time.Millisecond
 		if i%2 == 0 { // not only starts
 			c.until(t, patience, func() bool { return l.messages > before || l.missing() == 0 })
@@ -72,15 +75,16 @@ func exactKilled(t *testing.T, k *kafka, forget bool) {
 	if !c.until(t, patience, func() bool { return l.missing() == 0 }) {
 		t.Errorf("%d of %d messages have not arrived", l.missing(), total)
 	}
+	waitFor(t, "the agent's /readyz", func() bool { return a.get("/readyz") == nil }, a.proc) // it may have been started just now
 	a.terminate(t)
 	c.rest(t)
 	r := l.report()
-	fmt.Printf("E2E exactly-once kills=%d with-progress=%d %s out_of_order=%d\n", kills, fresh, r, len(c.faults))
+	fmt.Printf("E2E exactly-once kills=%d due=%d with-progress=%d %s out_of_order=%d\n", kills, due, fresh, r, len(c.faults))
 	if r.missing > 0 || r.repeatedIDs > 0 || len(r.faults) > 0 || len(c.faults) > 0 || r.incarnations != 1 {
 		t.Errorf("faults %v, examples %v, order %.5q", r.faults, r.example, c.faults)
 	}
-	if fresh < kills/2 {
-		t.Errorf("after %d of %d starts only was anything committed: the kills came too soon", fresh, kills)
+	if fresh < due/2 || fresh < kills/3 {
+		t.Errorf("after %d of %d starts only was anything committed: the kills came too soon", fresh, due)
 	}
 }
 
