@@ -94,6 +94,7 @@ type verdict struct {
 	target, digest string
 	code           trust.Code
 	reason         string
+	at             time.Time
 }
 
 // pass is one reading of the config topic from its start.
@@ -307,7 +308,7 @@ func (k *keeper) next(ctx context.Context) {
 		case len(k.stash) > 0:
 			r := k.stash[0]
 			k.stash = slices.Delete(k.stash, 0, 1)
-			k.record(r)
+			k.record(r, true)
 		case k.pending != nil && k.pass.caught:
 			k.adopt(ctx)
 		default:

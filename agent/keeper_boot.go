@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"time"
 
 	"sluice/agent/config"
 	"sluice/agent/remote"
@@ -49,7 +50,7 @@ func (k *keeper) grow() *config.Config {
 		return k.cfg
 	}
 	reason := fmt.Sprintf("the agent was started with it %d times, and did not run for long", b.Starts)
-	k.failed = &verdict{target: b.Target, digest: b.Digest, code: remote.Crashed, reason: reason}
+	k.failed = &verdict{target: b.Target, digest: b.Digest, code: remote.Crashed, reason: reason, at: time.Now()}
 	k.log.Error("the config is rolled back", "target", b.Target, "version", k.by.Version, "code", remote.Crashed, "reason", reason)
 	err := k.store.Save(remote.RolledBack(k.store.Memory(), b.Target, b.Digest))
 	if err == nil {
@@ -146,7 +147,7 @@ func (k *keeper) resume(t floor.Trial) *config.Config {
 // it.
 func (k *keeper) giveUp(t floor.Trial, code trust.Code, reason string) *config.Config {
 	k.trial, k.phase, k.gone = nil, "", t.New
-	k.failed = &verdict{target: t.Target, digest: t.Digest, code: code, reason: oneLine(reason)}
+	k.failed = &verdict{target: t.Target, digest: t.Digest, code: code, reason: oneLine(reason), at: time.Now()}
 	k.log.Error("the config is rolled back", "target", t.Target, "version", t.Applied.Version, "code", code, "reason", oneLine(reason))
 	if err := k.store.Save(remote.RolledBack(k.store.Memory(), t.Target, t.Digest)); err != nil {
 		k.log.Error("a config that failed cannot be marked as such; the next start tries or counts it again", "error", err)

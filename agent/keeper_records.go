@@ -19,6 +19,10 @@ type refusal struct {
 	signed []string // ids of the keys that signed
 	what   string   // config or command
 	at     time.Time
+
+	// standing: it was there when the topic was read from its start, or came during a
+	// trial, so that it is not what came after a rollback.
+	standing bool
 }
 
 // key names the record, of which nothing may have been read.
@@ -36,7 +40,7 @@ func (k *keeper) receive(r channel.Record) {
 	// gone: only the newest is refused.
 	k.pass.held = slices.DeleteFunc(k.pass.held, func(x refusal) bool { return x.record.Key == r.Key })
 	if k.trial == nil {
-		k.record(r)
+		k.record(r, false)
 		return
 	}
 	k.stash = slices.DeleteFunc(k.stash, func(old channel.Record) bool { return old.Key == r.Key })
@@ -47,10 +51,11 @@ func (k *keeper) receive(r channel.Record) {
 	k.stash = append(k.stash, r)
 }
 
-// record judges a record, and remembers what is to be remembered.
-func (k *keeper) record(r channel.Record) {
+// record judges a record, and remembers what is to be remembered. waited: it came
+// before the end of a trial that is over now.
+func (k *keeper) record(r channel.Record, waited bool) {
 	if r.Oversized {
-		k.refuse(refusal{record: r, what: "config", code: trust.TooLarge, reason: "an envelope has at most 1 MiB"})
+		k.refuse(refusal{record: r, standing: waited, what: "config", code: trust.TooLarge, reason: "an envelope has at most 1 MiB"})
 		return
 	}
 	d := remote.Decide(k.store.Memory(), k.who(), r.Key, r.Value, time.Now())
@@ -58,7 +63,7 @@ func (k *keeper) record(r channel.Record) {
 		return
 	}
 	if d.Action == remote.Refuse {
-		k.refuse(refusal{record: r, what: "config", code: d.Code, reason: d.Reason, signed: d.Signers})
+		k.refuse(refusal{record: r, standing: waited, what: "config", code: d.Code, reason: d.Reason, signed: d.Signers})
 		return
 	}
 	k.refusals = slices.DeleteFunc(k.refusals, func(x refusal) bool { return x.record.Key == r.Key })
@@ -120,6 +125,7 @@ func (k *keeper) caughtUp(ctx context.Context, t channel.TopicState) {
 		return
 	}
 	for _, x := range held {
+		x.standing = true
 		k.tellRefusal(x)
 	}
 	k.tell()

@@ -23,7 +23,12 @@ type telling struct {
 func (k *keeper) tellRefusal(x refusal) {
 	k.refused++
 	if x.what == "config" {
-		k.refusals = slices.DeleteFunc(k.refusals, func(y refusal) bool { return y.record.Key == x.record.Key })
+		k.refusals = slices.DeleteFunc(k.refusals, func(y refusal) bool {
+			if y.record.Key == x.record.Key && y.record.Partition == x.record.Partition && y.record.Offset == x.record.Offset {
+				x.at, x.standing = y.at, y.standing // the topic is read again
+			}
+			return y.record.Key == x.record.Key
+		})
 		if k.refusals = append(k.refusals, x); len(k.refusals) > stashLimit {
 			k.refusals = k.refusals[1:]
 		}
@@ -54,9 +59,9 @@ func (k *keeper) state() remote.ConfigStatus {
 		if k.trial != nil {
 			s.Running, s.Target, s.Epoch, s.Hash = k.trial.Applied.Version, k.trial.Applied.Target, k.trial.Applied.Epoch, k.trial.Applied.Digest
 		}
-	case k.failed != nil && m.Documents[k.failed.target].Digest == k.failed.digest:
+	case k.failed != nil && m.Documents[k.failed.target].Digest == k.failed.digest && !k.refusedSince(k.failed.at):
 		s.State, s.Code, s.Reason = remote.StateRolledBack, k.failed.code, k.failed.reason
-	case desired && known.Failed && known.Digest != k.by.Digest:
+	case desired && known.Failed && known.Digest != k.by.Digest && !k.refusedSince(time.Time{}):
 		s.State, s.Code, s.Reason = remote.StateRolledBack, remote.TrialFailed, "the document of "+target+" was tried before this start, and failed"
 	case len(k.refusals) > 0:
 		x := k.refusals[len(k.refusals)-1]
@@ -70,6 +75,16 @@ func (k *keeper) state() remote.ConfigStatus {
 		s.Since = time.Now().UTC()
 	}
 	return s
+}
+
+// refusedSince: a document came and was refused after at, a rollback. It is what there
+// is to tell then: that the desired one does not run still shows in its version.
+func (k *keeper) refusedSince(at time.Time) bool {
+	if len(k.refusals) == 0 {
+		return false
+	}
+	x := k.refusals[len(k.refusals)-1]
+	return !x.standing && x.at.After(at)
 }
 
 func same(a, b remote.ConfigStatus) bool {

@@ -246,6 +246,13 @@ func TestAConfigThatBreaksSomethingIsUndone(t *testing.T) {
 		f.status(mark, "all up again", func(st remote.StatusRecord) bool { return st.Config.Running == 1 })
 		f.publish("factory/1", c.name)
 		f.arrives("p.process", c.name)
+
+		// What is refused after that is told, too, and what was rolled back stays desired.
+		mark = f.mark()
+		f.put("sluice.config", "all", []byte("junk"))
+		if st = f.state(mark, remote.StateRejected, 1, trust.Malformed); st.Config.Desired != uint64(version) {
+			t.Errorf("%s, then junk: %+v", c.name, st.Config)
+		}
 	}
 	if now, err := os.ReadFile(filepath.Join(f.dir, "sluice.yaml")); err != nil || !bytes.Equal(now, taken) {
 		t.Error("the file was changed:", err)

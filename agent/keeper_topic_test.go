@@ -105,7 +105,7 @@ func TestATopicThatIsMadeAnewDuringATrial(t *testing.T) {
 			mark = f.mark()
 			f.put("sluice.config", "agent:gw-1", f.sign(bad)) // what failed is not tried again, whoever puts it back
 			f.publishConfig(signed{target: "all", version: 9, body: "config: {}"})
-			f.state(mark, remote.StateRolledBack, 1, remote.TrialFailed)
+			f.state(mark, remote.StateRejected, 1, trust.SameVersion)
 			stop()
 			stop = f.start(f.file(""), patience)
 			mark = f.mark()
