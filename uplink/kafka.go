@@ -79,7 +79,7 @@ type Kafka struct {
 // starts nothing.
 func New(cfg Config) (*Kafka, error) {
 	cfg = cfg.withDefaults()
-	topic, topicErr := parseTemplate(cfg.Topic, cfg.Agent, cfg.Labels)
+	topic, topicErr := parseTopic(cfg.Topic, cfg.Agent, cfg.Labels)
 	key, keyErr := parseTemplate(cfg.Key, cfg.Agent, cfg.Labels)
 	err := errors.Join(cfg.validate(), named("topic", topicErr), named("key", keyErr))
 	if err != nil {

@@ -183,7 +183,7 @@ func TestMissingTopicIsMadeOrWaitedFor(t *testing.T) {
 		c := cluster(t, kfake.AllowAutoTopicCreation())
 		log := newMemLog()
 		log.put(messages("process", 0, 10, 2)...)
-		start(t, Config{Brokers: c.ListenAddrs(), Reader: log, Topic: "a/{class}"})
+		start(t, Config{Brokers: c.ListenAddrs(), Reader: log, Topic: "a.{class}"})
 		log.waitCursor(t, "process", 10)
 		checkComplete(t, consume(t, c.ListenAddrs(), "a.process"), 10)
 	})

@@ -105,7 +105,7 @@ func (k *Kafka) replayTemplates(topic string) (t, key template, err error) {
 	if topic == "" {
 		topic = k.cfg.Topic
 	}
-	t, topicErr := parseTemplate(topic, k.cfg.Agent, k.cfg.Labels)
+	t, topicErr := parseTopic(topic, k.cfg.Agent, k.cfg.Labels)
 	key, keyErr := parseTemplate(k.cfg.Key, k.cfg.Agent, k.cfg.Labels)
 	return t, key, errors.Join(named("topic", topicErr), named("key", keyErr))
 }

@@ -73,8 +73,10 @@ func TestReplayEnds(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "no permission to write") || got.Sent != 0 || !got.At.IsZero() {
 		t.Errorf("%+v %v", got, err)
 	}
-	if _, err = k.Replay(t.Context(), Replay{ID: "r-1", Topic: "{nonsense}", Next: again(batch)}); err == nil {
-		t.Error("a wrong template was taken")
+	for _, topic := range []string{"{nonsense}", "a b", "plant/{class}", "..", "ü", strings.Repeat("x", 250)} {
+		if _, err = k.Replay(t.Context(), Replay{ID: "r-1", Topic: topic, Next: again(batch)}); err == nil || !strings.Contains(err.Error(), `topic "`) {
+			t.Errorf("%.20q was taken: %v", topic, err)
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

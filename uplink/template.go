@@ -65,6 +65,28 @@ func parseTemplate(text, agent string, labels map[string]string) (template, erro
 	return t, nil
 }
 
+// parseTopic parses the template of a topic. What it says itself must be of what
+// Kafka takes: only the values of placeholders are changed to fit, by legalTopic.
+func parseTopic(text, agent string, labels map[string]string) (template, error) {
+	t, err := parseTemplate(text, agent, labels)
+	if err != nil {
+		return template{}, err
+	}
+	if text == "." || text == ".." || len(text) > maxTopic && !strings.Contains(text, "{") {
+		return template{}, fmt.Errorf("%q is no topic that Kafka takes (1 to %d of A-Z a-z 0-9 . _ -)", text, maxTopic)
+	}
+	for rest := text; rest != ""; {
+		own, after, _ := strings.Cut(rest, "{")
+		for i := range len(own) {
+			if !isTopicByte(own[i]) {
+				return template{}, fmt.Errorf("%q cannot be part of a Kafka topic (A-Z a-z 0-9 . _ - and placeholders)", own)
+			}
+		}
+		_, rest, _ = strings.Cut(after, "}")
+	}
+	return t, nil
+}
+
 func (t *template) literal(s string) {
 	if s != "" {
 		t.parts = append(t.parts, part{kind: partLiteral, text: s})
