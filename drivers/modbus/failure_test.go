@@ -140,7 +140,7 @@ func silentDevice(t *testing.T) (wrong string) {
 		return fmt.Sprintf("after it is back came %v, want all values at once", back)
 	}
 	if s.polls("d", resultBreaker) == 0 {
-		return fmt.Sprint("the breaker never held a poll back")
+		return "the breaker never held a poll back"
 	}
 	return ""
 }
