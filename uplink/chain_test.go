@@ -16,6 +16,7 @@ import (
 
 	"sluice/buffer"
 	"sluice/drivers"
+	"sluice/drivers/loopback"
 )
 
 // storedLog is a buffer on disk with one class beside "alarm", and its reader for
@@ -90,7 +91,7 @@ type cloud struct {
 
 func newCloud(t *testing.T, topics ...string) *cloud {
 	t.Helper()
-	addr := freePort(t)
+	addr := loopback.Addr(t)
 	c := &cloud{addr: addr, opts: []kfake.Opt{kfake.NumBrokers(1), kfake.Ports(portOf(t, addr)), kfake.DataDir(t.TempDir()),
 		kfake.SyncWrites(), kfake.SeedTopics(3, topics...)}}
 	c.on(t)

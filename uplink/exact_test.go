@@ -13,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"sluice/drivers/loopback"
 )
 
 // committed reads what a read_committed consumer sees of the topics now, by
@@ -294,7 +296,7 @@ func TestStopCommitsWhatWasSent(t *testing.T) {
 
 func TestExactlyOnceBrokerAwayInTheMiddle(t *testing.T) {
 	t.Parallel()
-	port := portOf(t, freePort(t))
+	port := portOf(t, loopback.Addr(t))
 	opts := []kfake.Opt{kfake.NumBrokers(1), kfake.Ports(port), kfake.DataDir(t.TempDir()), kfake.SyncWrites(), kfake.SeedTopics(3, "sluice.process")}
 	c, err := kfake.NewCluster(opts...)
 	if err != nil {

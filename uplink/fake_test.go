@@ -315,17 +315,6 @@ func checkComplete(t *testing.T, records []*kgo.Record, n uint64, missing ...uin
 	}
 }
 
-// freePort returns an address on which nothing listens.
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 func portOf(t *testing.T, addr string) int {
 	t.Helper()
 	_, digits, err := net.SplitHostPort(addr)

@@ -20,6 +20,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"sluice/drivers/loopback"
 )
 
 func TestDeliversEverythingInOrderByKey(t *testing.T) {
@@ -40,7 +42,7 @@ func TestDeliversEverythingInOrderByKey(t *testing.T) {
 
 func TestUnreachableAtTheStart(t *testing.T) {
 	t.Parallel()
-	addr := freePort(t)
+	addr := loopback.Addr(t)
 	log := newMemLog()
 	log.put(messages("process", 0, 100, 3)...)
 	k := start(t, Config{Brokers: []string{addr}, Reader: log})
@@ -59,7 +61,7 @@ func TestUnreachableAtTheStart(t *testing.T) {
 func TestBrokerAwayInTheMiddle(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	port := portOf(t, freePort(t))
+	port := portOf(t, loopback.Addr(t))
 	opts := []kfake.Opt{kfake.NumBrokers(1), kfake.Ports(port), kfake.DataDir(dir), kfake.SyncWrites(), kfake.SeedTopics(3, "sluice.process")}
 	c, err := kfake.NewCluster(opts...)
 	if err != nil {
@@ -438,7 +440,7 @@ func TestStopWhileTheBrokerIsAway(t *testing.T) {
 	t.Parallel()
 	log := newMemLog()
 	log.put(messages("process", 0, 100, 9)...)
-	k := start(t, Config{Brokers: []string{freePort(t)}, Reader: log})
+	k := start(t, Config{Brokers: []string{loopback.Addr(t)}, Reader: log})
 	waitFor(t, "records in flight", func() bool { return k.Stats().InFlight == 100 })
 	k.stop(t)
 	if s := k.Stats(); s.InFlight != 0 || log.cursor("process") != 0 {
