@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +19,6 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -27,6 +27,7 @@ import (
 	"sluice/agent/config"
 	"sluice/agent/remote"
 	"sluice/agent/remote/trust"
+	"sluice/agent/simulate"
 	"sluice/agent/web"
 	"sluice/drivers/loopback"
 )
@@ -122,12 +123,15 @@ func newFleet(t *testing.T) *fleet {
 	if err := server.AddHook(f.hook, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.AddListener(listeners.NewTCP(listeners.Config{ID: "t", Address: f.mqtt})); err != nil {
+	ln, err := net.Listen("tcp", f.mqtt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.AddListener(simulate.NewDoor(server, "t", ln)); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = server.Serve() }() // ends with Close
 	t.Cleanup(func() { _ = server.Close() })
-	var err error
 	if f.cluster, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.DefaultNumPartitions(1), kfake.AllowAutoTopicCreation()); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -15,11 +16,11 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"sluice/agent/config"
+	"sluice/agent/simulate"
 	"sluice/drivers/loopback"
 )
 
@@ -40,12 +41,18 @@ func newPlant(t *testing.T) *plant {
 	if err := server.AddHook(new(auth.AllowHook), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.AddListener(listeners.NewTCP(listeners.Config{ID: "t", Address: p.mqtt})); err != nil {
+	if err := server.AddHook(&takeovers{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", p.mqtt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.AddListener(simulate.NewDoor(server, "t", ln)); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = server.Serve() }() // ends with Close
 	t.Cleanup(func() { _ = server.Close() })
-	var err error
 	if p.kafka, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.DefaultNumPartitions(3), kfake.AllowAutoTopicCreation()); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,9 @@ package buffer
 
 import (
 	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"sluice/drivers"
 )
@@ -19,14 +21,24 @@ func TestAFullClassHasNoRoomUntilItIsDelivered(t *testing.T) {
 	if !r.Room("process") || !r.Room("alarm") || !r.Room("unknown") {
 		t.Fatal("an empty buffer has no room")
 	}
+	ctx, cancel := context.WithCancel(t.Context()) // the class may become full between Room and Append, which waits then
+	go func() {
+		defer cancel()
+		for r.Room("process") && t.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+	}()
 	n := 0
 	for ; r.Room("process"); n++ {
 		e := event("process", n)
 		e.Payload = noise(n, 4096)
-		if err := r.Append(context.Background(), e, nil); err != nil {
+		if err := r.Append(ctx, e, nil); errors.Is(err, context.Canceled) {
+			break
+		} else if err != nil {
 			t.Fatal(err)
 		}
 	}
+	<-ctx.Done()
 	if !r.Stats().Classes["process"].Blocked || !r.Room("alarm") {
 		t.Errorf("no room after %d events, alarm %v, %+v", n, r.Room("alarm"), r.Stats().Classes["process"])
 	}

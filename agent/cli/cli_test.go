@@ -45,7 +45,7 @@ func TestCommandLine(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"waitfor": waitFor, "send": send, "status": exitStatus, "subst": subst, "sparse": sparse, "backlog": backlog, "newer": newer,
+			"waitfor": waitFor, "waitline": waitLine, "send": send, "status": exitStatus, "subst": subst, "sparse": sparse, "backlog": backlog, "newer": newer,
 			"kafka": startKafka, "produce": produce, "consume": consume, "envfile": envFile, "sshagent": startAgent,
 		},
 	})

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,6 +34,23 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s never said %q; last: %s", args[0], args[1], body)
+}
+
+// waitLine is "waitline FILE PATTERN": until the file has what fits it.
+func waitLine(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitline FILE PATTERN")
+	}
+	pattern, err := regexp.Compile(args[1])
+	ts.Check(err)
+	var text []byte
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		text, _ = os.ReadFile(ts.MkAbs(args[0])) // not there yet is not yet
+		if pattern.Match(text) {
+			return
+		}
+	}
+	ts.Fatalf("%s never had %q; it has:\n%s", args[0], args[1], text)
 }
 
 // send is "send SIGNAL": to the background process of the script.

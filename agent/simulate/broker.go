@@ -43,7 +43,7 @@ func newBroker(l net.Listener) (*Broker, error) {
 	if err := server.AddHook(&ordering{server: server}, nil); err != nil {
 		return nil, fmt.Errorf("mqtt broker: %w", err)
 	}
-	if err := server.AddListener(listeners.NewNet("mqtt", l)); err != nil {
+	if err := server.AddListener(NewDoor(server, "mqtt", l)); err != nil {
 		return nil, fmt.Errorf("mqtt broker: %w", err)
 	}
 	return &Broker{server: server, listener: l}, nil
@@ -71,6 +71,31 @@ func (b *Broker) Run(ctx context.Context) error {
 		return fmt.Errorf("mqtt broker: %w", err)
 	}
 	return nil
+}
+
+// Door is a listener of a mochi server that closes its clients by itself. The library's
+// way, Clients.GetByListener, takes a lock for reading twice over, and hangs for ever if a
+// client that leaves at that moment waits for the same lock in between.
+type Door struct {
+	*listeners.Net
+	server *mochi.Server
+}
+
+// NewDoor takes over l, which ends with the server. id tells its clients from those of
+// other listeners.
+func NewDoor(server *mochi.Server, id string, l net.Listener) *Door {
+	return &Door{listeners.NewNet(id, l), server}
+}
+
+// Close implements listeners.Listener.
+func (d *Door) Close(listeners.CloseFn) {
+	d.Net.Close(func(id string) {
+		for _, c := range d.server.Clients.GetAll() {
+			if c.Net.Listener == id && !c.Closed() {
+				_ = d.server.DisconnectClient(c, packets.ErrServerShuttingDown) // it is gone, then
+			}
+		}
+	})
 }
 
 // ordering makes the broker redeliver in order, as MQTT 3.1.1 §4.6 wants it.

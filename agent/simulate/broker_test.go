@@ -217,3 +217,29 @@ func TestMachinesGoOnWhenTheBrokerComesBack(t *testing.T) {
 		}
 	}
 }
+
+// TestABrokerEndsWhileClientsLeave: what a client that leaves does to the library's list of
+// clients is done all the time here.
+func TestABrokerEndsWhileClientsLeave(t *testing.T) {
+	for range 20 {
+		b, err := newBroker(freeListener(t))
+		must(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended, left := make(chan error, 1), make(chan struct{})
+		go func() {
+			defer close(left)
+			for ctx.Err() == nil || len(ended) == 0 {
+				b.server.Clients.Delete("nobody")
+			}
+		}()
+		go func() { ended <- b.Run(ctx) }()
+		cancel()
+		for until := time.Now().Add(patience); len(ended) == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatal("Run doesn't end")
+			}
+		}
+		<-left
+		must(t, <-ended)
+	}
+}
