@@ -239,8 +239,10 @@ func TestAConfigThatBreaksSomethingIsUndone(t *testing.T) {
 			body = strings.Replace(body, `http: ""`, fmt.Sprintf("http: %q", c.http), 1)
 		}
 		f.publishConfig(signed{version: version, body: body})
-		st := f.state(mark, remote.StateRolledBack, 1, c.code)
-		if !strings.Contains(st.Config.Reason, c.why) || st.Config.Desired != uint64(version) {
+		st := f.status(mark, c.name+" rolled back", func(st remote.StatusRecord) bool { // the end of the one before may be told again
+			return st.Config.State == remote.StateRolledBack && st.Config.Desired == uint64(version)
+		})
+		if !strings.Contains(st.Config.Reason, c.why) || st.Config.Running != 1 || st.Config.Code != c.code {
 			t.Errorf("%s: %+v", c.name, st.Config)
 		}
 		f.status(mark, "all up again", func(st remote.StatusRecord) bool { return st.Config.Running == 1 })
