@@ -20,7 +20,7 @@
 //	scan.go     what a start finds           salvage.go  blocks out of a damaged file
 //	pages.go    is a file fit for bbolt      offline.go  looking in without an agent
 //	repair.go   mend and compact without an agent
-//	formats.go  what newer versions wrote
+//	formats.go  what newer versions wrote    named.go    is the file still where it was
 //	rejected.go copies of what was refused       rewind.go  send again
 package buffer
 

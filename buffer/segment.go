@@ -107,6 +107,7 @@ func parseTally(b []byte) (tally, error) {
 // mu guards the open file.
 type segment struct {
 	path  string
+	file  fs.FileInfo // of one that this process made: which file it is
 	about about
 	gen   uint32
 	tally tally
@@ -193,7 +194,11 @@ func (s *segment) prepare(tx *bbolt.Tx) error {
 
 // appear renames a file whose contents are durable to its own name, durably.
 func (s *segment) appear() error {
-	if err := os.Rename(s.temporary(), s.path); err != nil {
+	err := os.Rename(s.temporary(), s.path)
+	if err == nil {
+		s.file, err = os.Stat(s.path)
+	}
+	if err != nil {
 		return fmt.Errorf("create segment: %w", err)
 	}
 	return syncDir(filepath.Dir(s.path))

@@ -205,7 +205,8 @@ func (l *lane) gapsFirst(items []item) (left []item) {
 	return left
 }
 
-// failed notes a failed commit and gives the active segment up.
+// failed notes a failed commit and gives the active segment up, but for one that was not
+// touched and could not be read again (named.go).
 func (l *lane) failed(err error) {
 	l.mu.Lock()
 	first := l.fault == ""
@@ -217,7 +218,9 @@ func (l *lane) failed(err error) {
 	if first {
 		l.log.Error("cannot write the buffer; nothing is acknowledged until it works again", "dir", l.dir, "error", err)
 	}
-	l.abandon()
+	if !errors.Is(err, errAway) || l.lost() {
+		l.abandon()
+	}
 }
 
 func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
@@ -256,6 +259,9 @@ func (l *lane) abandon() {
 
 // commit writes what is held and items as one transaction of the active segment.
 func (l *lane) commit(items []item) error {
+	if err := l.findable(); err != nil {
+		return err
+	}
 	if err := l.reserve(uint64(len(items))); err != nil {
 		return err
 	}
@@ -283,6 +289,9 @@ func (l *lane) commit(items []item) error {
 	written, size, err := s.append(w)
 	if err != nil {
 		return fmt.Errorf("commit to %s: %w", s.path, err)
+	}
+	if err := s.named(); err != nil {
+		return fmt.Errorf("commit: %v", err) // not errAway: the file has what counts as not stored, and must not be written again
 	}
 	tell(l.publish(s, &w, batches, behind, size, written))
 	return nil

@@ -1,0 +1,144 @@
+package buffer
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// tryPut appends n events numbered from and returns how many of them were acknowledged so far.
+func (r *running) tryPut(from, n int) *atomic.Int64 {
+	r.t.Helper()
+	acknowledged := new(atomic.Int64)
+	for i := from; i < from+n; i++ {
+		err := r.Append(r.t.Context(), event("process", i), func(err error) {
+			if err == nil {
+				acknowledged.Add(1)
+			}
+		})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	return acknowledged
+}
+
+func away(r *running) bool {
+	return strings.Contains(r.Stats().Classes["process"].Fault, errAway.Error())
+}
+
+// TestNothingIsAcknowledgedIntoFilesThatNobodyFinds takes the directory away while events
+// come: none is acknowledged, all stored ones are delivered, and when it is back all goes on.
+func TestNothingIsAcknowledgedIntoFilesThatNobodyFinds(t *testing.T) {
+	for _, memory := range []int64{0, 1} { // readers in the tail, and in the files
+		t.Run(fmt.Sprintf("memory %d", memory), func(t *testing.T) {
+			c := config(t, func(c *Config) {
+				c.Dir, c.Memory, c.Log = filepath.Join(c.Dir, "data"), memory, slog.New(slog.DiscardHandler)
+			})
+			r := start(t, c)
+			r.put("process", 0, 100)
+			if err := os.Rename(c.Dir, c.Dir+".moved"); err != nil {
+				t.Fatal(err)
+			}
+			acknowledged := r.tryPut(100, 10)
+			waitFor(t, "the fault", func() bool { return away(r) })
+			rd := r.reader("central")
+			wantEvents(t, collect(t, rd, 100), 1, 0)
+			if n := acknowledged.Load(); n > 0 {
+				t.Errorf("%d were acknowledged", n)
+			}
+			if err := os.Rename(c.Dir+".moved", c.Dir); err != nil {
+				t.Fatal(err)
+			}
+			waitFor(t, "the rest", func() bool { return acknowledged.Load() == 10 })
+			if away(r) {
+				t.Error("the fault is still there")
+			}
+			r.crash()
+			r = start(t, c)
+			wantEvents(t, collect(t, r.reader("central"), 110), 1, 0)
+		})
+	}
+}
+
+// TestARemovedDirectoryIsAFault removes it for good: what was stored is delivered, nothing new
+// is acknowledged, and the next start begins anew.
+func TestARemovedDirectoryIsAFault(t *testing.T) {
+	c := config(t, func(c *Config) { c.Dir, c.Log = filepath.Join(c.Dir, "data"), slog.New(slog.DiscardHandler) })
+	r := start(t, c)
+	r.put("process", 0, 100)
+	if err := os.RemoveAll(c.Dir); err != nil {
+		t.Fatal(err)
+	}
+	acknowledged := r.tryPut(100, 10)
+	waitFor(t, "the fault", func() bool { return away(r) })
+	rd := r.reader("central")
+	wantEvents(t, collect(t, rd, 100), 1, 0)
+	rd.Ack("process", 100)
+	waitFor(t, "a look for a new file", func() bool { f := r.Stats().Classes["process"].Fault; return f != "" && !away(r) })
+	r.crash()
+	if n := acknowledged.Load(); n > 0 {
+		t.Errorf("%d were acknowledged", n)
+	}
+	r = start(t, c)
+	r.put("process", 0, 10)
+	wantEvents(t, collect(t, r.reader("central"), 10), 1, 0)
+}
+
+// TestARemovedSegmentIsReplaced removes the file that is written: the class goes on in the
+// next one once it is delivered.
+func TestARemovedSegmentIsReplaced(t *testing.T) {
+	c := config(t, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) })
+	r := start(t, c)
+	r.put("process", 0, 100)
+	for _, file := range segmentFiles(t, c.Dir) {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	acknowledged := r.tryPut(100, 10)
+	waitFor(t, "the fault", func() bool { return away(r) })
+	rd := r.reader("central")
+	wantEvents(t, collect(t, rd, 100), 1, 0)
+	rd.Ack("process", 100)
+	waitFor(t, "the rest", func() bool { return acknowledged.Load() == 10 })
+	wantEvents(t, collect(t, rd, 10), 101, 100)
+	r.crash()
+	r = start(t, c)
+	got := collect(t, r.reader("central"), 10)
+	if i := slices.IndexFunc(got, func(e numbered) bool { return e.seq == 101 }); i < 0 {
+		t.Error("number 101 is gone")
+	}
+}
+
+// TestAFileThatVanishesInACommitIsNotWrittenAgain has the look after a commit find nothing.
+func TestAFileThatVanishesInACommitIsNotWrittenAgain(t *testing.T) {
+	c := config(t, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) })
+	r, l := still(t, c)
+	if err := l.commit([]item{{event: event("process", 0)}}); err != nil {
+		t.Fatal(err)
+	}
+	first := l.active
+	if err := os.Remove(first.path); err != nil {
+		t.Fatal(err)
+	}
+	err := l.commit([]item{{event: event("process", 1)}})
+	if !errors.Is(err, errAway) {
+		t.Fatal(err)
+	}
+	l.failed(err)
+	if l.active != first {
+		t.Error("given up, with what is not delivered")
+	}
+	r.reader("central").Ack("process", 1)
+	l.failed(err)
+	if l.active != nil {
+		t.Error("not given up, although all of it is delivered")
+	}
+}
