@@ -78,7 +78,8 @@ func TestLinkCarriesAllBrokersAndNothingFindsAWayPastIt(t *testing.T) {
 
 func TestLinkRefusesWhileItIsCutAndCarriesOnAfterwards(t *testing.T) {
 	_, l := startLink(t)
-	client, err := kgo.NewClient(kgo.SeedBrokers(l.Addr()), kgo.MetadataMinAge(10*time.Millisecond),
+	// A cut may come upon a new connection, which this client takes for a sign of TLS.
+	client, err := kgo.NewClient(kgo.SeedBrokers(l.Addr()), kgo.MetadataMinAge(10*time.Millisecond), kgo.AlwaysRetryEOF(),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }))
 	must(t, err)
 	defer client.Close()
