@@ -291,7 +291,7 @@ func (l *lane) commit(items []item) error {
 		return fmt.Errorf("commit to %s: %w", s.path, err)
 	}
 	if err := s.named(); err != nil {
-		return fmt.Errorf("commit: %v", err) // not errAway: the file has what counts as not stored, and must not be written again
+		return errors.New("commit: " + err.Error()) // not errAway: the file has what counts as not stored, and must not be written again
 	}
 	tell(l.publish(s, &w, batches, behind, size, written))
 	return nil

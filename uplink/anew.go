@@ -1,6 +1,8 @@
 package uplink
 
 import (
+	"errors"
+
 	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -55,7 +57,7 @@ func disguise(resp *kmsg.ProduceResponse, tags []byte) ([]byte, bool) {
 	for i := range resp.Topics {
 		for j := range resp.Topics[i].Partitions {
 			p := &resp.Topics[i].Partitions[j]
-			if e, ok := kerr.ErrorForCode(p.ErrorCode).(*kerr.Error); ok && startsAnew(e) {
+			if e, ok := errors.AsType[*kerr.Error](kerr.ErrorForCode(p.ErrorCode)); ok && startsAnew(e) {
 				p.ErrorCode, found = forgotten.Code, true
 			}
 		}

@@ -117,12 +117,12 @@ func (k *Kafka) pause(ctx context.Context, r *recovery, v verdict, f failure) er
 	text := explain(f.err, f.record().Topic)
 	k.health.report(text)
 	if k.quiet.allow(text) {
-		level, says := slog.LevelWarn, "records came back"
+		log := k.cfg.Log.With(slog.String("uplink", k.cfg.Name), slog.String("verdict", v.String()), slog.String("error", text))
 		if errors.Is(f.err, forgotten) {
-			level, says = slog.LevelError, "data loss"
+			log.Error("data loss")
+		} else {
+			log.Warn("records came back")
 		}
-		k.cfg.Log.Log(ctx, level, says, slog.String("uplink", k.cfg.Name),
-			slog.String("verdict", v.String()), slog.String("error", text))
 	}
 	if d := k.window.progress().total; d != r.delivered {
 		r.attempts, r.delivered = 0, d
