@@ -129,7 +129,7 @@ func explainCode(ke *kerr.Error, topic string) string {
 	case kerr.UnknownTopicOrPartition:
 		return fmt.Sprintf("%s does not exist and the broker does not create it: create it (%s)", topic, name)
 	case forgotten:
-		return fmt.Sprintf("the cluster lost records of %s that it had acknowledged, or this agent's place among them; sending on (a leader that was behind, or a disk that was set back)", topic)
+		return fmt.Sprintf("the cluster may have lost records of %s that it had acknowledged, or this agent's place among them; sending on (a leader that was behind, or a disk that was set back)", topic)
 	case kerr.UnknownTopicID, kerr.InconsistentTopicID:
 		return fmt.Sprintf("%s was deleted and made again; producing to the new one (%s)", topic, name)
 	case kerr.InvalidTopicException:

@@ -90,7 +90,7 @@ func TestExplainSaysWhatToDo(t *testing.T) {
 		{"transactional id", "", kerr.TransactionalIDAuthorizationFailed, []string{"sluice/", "WRITE and DESCRIBE"}},
 		{"no coordinator", "", kerr.CoordinatorNotAvailable, []string{"transaction.state.log.replication.factor"}},
 		{"short transactions", "", kerr.InvalidTransactionTimeout, []string{"transaction.max.timeout.ms", "30s"}},
-		{"forgotten", "x", forgotten, []string{"lost records of topic \"x\"", "sending on"}},
+		{"forgotten", "x", forgotten, []string{"may have lost records of topic \"x\"", "sending on"}},
 		{"fenced", "", kerr.ProducerFenced, []string{"another sender", "30s"}},
 		{"refused connection", "", fmt.Errorf("unable to dial: %w", dial), []string{"cannot connect to 127.0.0.1:9092: connection refused"}},
 		{"name", "", &net.DNSError{Name: "kafka", Err: "no such host", IsNotFound: true}, []string{`"kafka" cannot be resolved`}},

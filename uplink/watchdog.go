@@ -39,10 +39,10 @@ func (k *Kafka) stuck(v view, p progress) time.Duration {
 // them, on a link that works otherwise and without an error, a complaint or a broker's wish
 // for a pause since; 0 where that is not so. It is called by the goroutine of watch.
 //
-// Nothing of the client's own mends that. It happens when a request is taken back while an
-// answer says that the producer has to start anew (OUT_OF_ORDER_SEQUENCE_NUMBER and the like,
-// where a broker lost records): both rewind a partition, the one forwards again over the
-// batch that is next, which is then waited for without being sent.
+// Nothing of the client's own mends that. It happens when a request is taken back while its
+// producer has to start anew: that sets a partition forward again over the batch that is next,
+// which is then waited for without being sent. What makes it start anew most often is kept from
+// it (anew.go); a refusal of one partition beside another that is sent again is left.
 func (k *Kafka) idle(v view, p progress) time.Duration {
 	now := time.Now()
 	if len(k.silence.waiting()) > 0 {
@@ -72,6 +72,7 @@ func (k *Kafka) checkStuck() {
 	var text string
 	switch {
 	case idle >= k.idleAfter:
+		k.idleAfter = max(k.idleAfter, min(2*k.idleAfter, k.renewAfter)) // where that does not mend it, it is no fault of the client
 		text = fmt.Sprintf("%d records were not sent for %s on a link that works; starting anew with another client", p.inFlight, idle.Round(time.Second))
 	case stuck >= k.renewAfter && time.Since(k.renewed()) >= k.renewAfter:
 		text = fmt.Sprintf("%d records have no answer for %s on a link that works; starting anew with another client", p.inFlight, stuck.Round(time.Second))

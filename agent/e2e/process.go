@@ -20,7 +20,7 @@ import (
 
 // patience is how long the rig waits for something that takes a moment on an
 // idle machine. It only keeps a broken run from hanging.
-const patience = 90 * time.Second
+const patience = 150 * time.Second // a link that was away for 20 s or more may need 106 s for its first record
 
 // process is a program that a test started, in a process group of its own. It
 // ends with the test, and also when the test itself is killed.

@@ -161,9 +161,9 @@ func (u *Updater) Update(_ context.Context, args *tree.Node) (any, error) {
 		return nil, fmt.Errorf("update to %s is being installed", u.current.Bundle.Version)
 	}
 	same := u.current != nil && u.current.Bundle.SHA256 == b.SHA256 && u.current.Bundle.Size == b.Size && u.current.Bundle.Topic == b.Topic
-	next := &job{Bundle: b, Began: time.Now(), Next: b.Offset}
+	next := &job{Bundle: b, Began: time.Now(), Next: b.Offset, fresh: !same}
 	if same { // perhaps from another place: what is there stays
-		next.Next, next.Fetched = u.current.Next, u.current.Fetched
+		next.Next, next.Fetched, next.fresh = u.current.Next, u.current.Fetched, u.current.fresh
 	} else if err := ignoreMissing(os.Remove(u.dir.bundle())); err != nil { // before the job, which would take it for its own
 		return nil, fmt.Errorf("update: what was fetched of another one: %w", err)
 	}
@@ -274,6 +274,9 @@ func (u *Updater) begin(j *job, stop context.CancelFunc) bool {
 		return false
 	}
 	u.stop = stop
+	if j.fresh { // the one before may have written until now, when it has ended for sure
+		j.fresh = ignoreMissing(os.Remove(u.dir.bundle())) != nil // what stays fails the check
+	}
 	return true
 }
 

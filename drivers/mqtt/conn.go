@@ -268,7 +268,8 @@ func (c *conn) refuse(a *arrival) {
 }
 
 // hold waits for room, or for something else that Read has to see to. The end of
-// the connection would stand behind what is not read, so it looks for it.
+// the connection would stand behind what is not read, so it looks for it. Where the broker's
+// kernel has more to send than fits in here the end stands behind that, and the next ping finds it.
 func (c *conn) hold(room <-chan struct{}) error {
 	pause := c.pause
 	if room == nil {
