@@ -32,9 +32,9 @@ func (l *lane) findable() error {
 	return l.active.named()
 }
 
-// lost reports whether the active segment may be given up although its file is away:
+// spent reports whether the active segment may be given up although its file is away:
 // closed, it could not be opened again, and what is not delivered of it would be gone.
-func (l *lane) lost() bool {
+func (l *lane) spent() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.active == nil || l.active.tally.events == 0 || l.active.tally.last <= l.minAcked()

@@ -117,14 +117,10 @@ func TestARemovedSegmentIsReplaced(t *testing.T) {
 	}
 }
 
-// TestAFileThatVanishesInACommitIsNotWrittenAgain has the look after a commit find nothing.
-func TestAFileThatVanishesInACommitIsNotWrittenAgain(t *testing.T) {
-	c := config(t, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) })
-	r, l := still(t, c)
-	if err := l.commit([]item{{event: event("process", 0)}}); err != nil {
-		t.Fatal(err)
-	}
-	first := l.active
+// TestAFileThatIsAwayIsGivenUpWhenItIsDelivered asks it of the writer step by step: no longer
+// readable once closed, the file stays open as long as something of it is not delivered.
+func TestAFileThatIsAwayIsGivenUpWhenItIsDelivered(t *testing.T) {
+	r, l, first := oneStored(t)
 	if err := os.Remove(first.path); err != nil {
 		t.Fatal(err)
 	}
@@ -141,4 +137,38 @@ func TestAFileThatVanishesInACommitIsNotWrittenAgain(t *testing.T) {
 	if l.active != nil {
 		t.Error("not given up, although all of it is delivered")
 	}
+}
+
+// TestAFileThatVanishesInACommitIsNotWrittenAgain removes the file after the look before the
+// commit: the one after it finds that out, nothing counts as stored, and the next commit goes
+// to another file.
+func TestAFileThatVanishesInACommitIsNotWrittenAgain(t *testing.T) {
+	_, l, first := oneStored(t)
+	save := l.saveState
+	l.reserved, l.saveState = 0, func(clean bool) error { return errors.Join(os.Remove(first.path), save(clean)) }
+	err := l.commit([]item{{event: event("process", 1)}})
+	if err == nil || errors.Is(err, errAway) || !strings.Contains(err.Error(), errAway.Error()) {
+		t.Fatal(err)
+	}
+	if l.stored != 1 {
+		t.Errorf("%d are stored, want 1", l.stored)
+	}
+	l.saveState = save
+	l.failed(err)
+	if l.active != nil {
+		t.Fatal("the file may be written again")
+	}
+	if err := l.commit([]item{{event: event("process", 1)}}); err != nil || l.active == first || l.stored != 2 {
+		t.Errorf("%v, %d are stored", err, l.stored)
+	}
+}
+
+// oneStored is a buffer without a writer, with one event in its file.
+func oneStored(t *testing.T) (*running, *lane, *segment) {
+	t.Helper()
+	r, l := still(t, config(t, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) }))
+	if err := l.commit([]item{{event: event("process", 0)}}); err != nil {
+		t.Fatal(err)
+	}
+	return r, l, l.active
 }

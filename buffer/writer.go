@@ -218,7 +218,7 @@ func (l *lane) failed(err error) {
 	if first {
 		l.log.Error("cannot write the buffer; nothing is acknowledged until it works again", "dir", l.dir, "error", err)
 	}
-	if !errors.Is(err, errAway) || l.lost() {
+	if !errors.Is(err, errAway) || l.spent() {
 		l.abandon()
 	}
 }

@@ -3,6 +3,8 @@ package update
 import (
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -49,17 +51,7 @@ func TestAnotherUpdateTakesThePlaceOfOneThatIsChecked(t *testing.T) {
 	old, bundle := aBundle(5000), aBundle(6000)
 	first, never := newFlaky(t, old, 0, 0), httptest.NewServer(http.NotFoundHandler())
 	defer never.Close()
-	checked, replaced := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	r := newRig(t, func(c *Config) {
-		report := c.Report
-		c.Report = func(p Phase) {
-			report(p)
-			if p.Phase == Checking {
-				once.Do(func() { close(checked); <-replaced })
-			}
-		}
-	})
+	r, checked, replaced := heldAtCheck(t)
 	r.accepted(argsOf("1.1.0", first.URL, old))
 	<-checked
 	r.accepted(argsOf("1.2.0", never.URL, bundle))
@@ -91,4 +83,41 @@ func TestAnotherUpdateDoesNotWaitForASilentServer(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	r.holds(bundle)
+}
+
+// One that writes until the next has taken its place leaves nothing to the next either.
+func TestAnotherUpdateHeedsNothingThatWasWrittenLate(t *testing.T) {
+	t.Parallel()
+	old, bundle := aBundle(5000), aBundle(6000)
+	slices.Reverse(bundle)
+	first, server := newFlaky(t, old, 0, 0), newFlaky(t, bundle, 0, 0)
+	r, checked, replaced := heldAtCheck(t)
+	r.accepted(argsOf("1.1.0", first.URL, old))
+	<-checked
+	r.accepted(argsOf("1.2.0", server.URL, bundle))
+	if err := os.WriteFile(filepath.Join(r.dir, bundleFile), old[:2000], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	close(replaced)
+	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
+		t.Fatalf("%+v", p)
+	}
+	r.holds(bundle)
+}
+
+// heldAtCheck is a rig whose first update waits, when it is to be checked, for replaced.
+func heldAtCheck(t *testing.T) (r *rig, checked, replaced chan struct{}) {
+	t.Helper()
+	checked, replaced = make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r = newRig(t, func(c *Config) {
+		report := c.Report
+		c.Report = func(p Phase) {
+			report(p)
+			if p.Phase == Checking {
+				once.Do(func() { close(checked); <-replaced })
+			}
+		}
+	})
+	return r, checked, replaced
 }
