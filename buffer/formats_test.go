@@ -236,6 +236,9 @@ func TestANewerBlockIsNeverPassed(t *testing.T) {
 		t.Error("compact:", err)
 	}
 	s := &segment{path: file}
+	if !s.parseName() { // where its small blocks were merged before the stop, it is not of the first generation
+		t.Fatalf("%s is no segment", file)
+	}
 	if err := errors.Join(s.load(), s.close()); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -74,6 +75,31 @@ func TestALaterGenerationCounts(t *testing.T) {
 	if left := segmentFiles(t, c.Dir); len(left) != len(before)-1 || !slices.Contains(left, later) {
 		t.Errorf("%v became %v", before, left)
 	}
+}
+
+// TestARewriteThatFailsLeavesALaterGeneration that was there before it.
+func TestARewriteThatFailsLeavesALaterGeneration(t *testing.T) {
+	c, later, events := twoGenerations(t)
+	s := &segment{path: later}
+	if !s.parseName() {
+		t.Fatalf("%s is no segment", later)
+	}
+	s = &segment{path: filepath.Join(filepath.Dir(later), segmentName(s.about.First, s.gen-1)), gen: s.gen - 1}
+	if err := s.load(); err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := rewriteLarger(ended, filepath.Dir(later), s, nil); !errors.Is(err, context.Canceled) {
+		t.Fatal("a rewrite that was ended:", err)
+	}
+	if err := s.close(); err != nil {
+		t.Error(err)
+	}
+	if left := segmentFiles(t, c.Dir); !slices.Contains(left, later) {
+		t.Errorf("it is gone: %v", left)
+	}
+	wantAll(t, c, events)
 }
 
 // TestALaterGenerationThatTookOver counts, though the file before it holds more: it is

@@ -194,19 +194,25 @@ func (s *segment) prepare(tx *bbolt.Tx) error {
 
 // appear renames a file whose contents are durable to its own name, durably.
 func (s *segment) appear() error {
-	err := os.Rename(s.temporary(), s.path)
+	file, err := os.Stat(s.temporary())
 	if err == nil {
-		s.file, err = os.Stat(s.path)
+		err = os.Rename(s.temporary(), s.path)
 	}
 	if err != nil {
 		return fmt.Errorf("create segment: %w", err)
 	}
+	s.file = file
 	return syncDir(filepath.Dir(s.path))
 }
 
-// discard removes a file that was not finished.
+// discard removes a file that was not finished. What lies at its name is another's
+// until it has appeared there itself.
 func (s *segment) discard() error {
-	return errors.Join(s.close(), removeQuietly(s.temporary()), removeQuietly(s.path))
+	err := errors.Join(s.close(), removeQuietly(s.temporary()))
+	if s.file != nil {
+		err = errors.Join(err, removeQuietly(s.path))
+	}
+	return err
 }
 
 func removeQuietly(path string) error {
