@@ -215,22 +215,6 @@ func (s *segment) discard() error {
 	return err
 }
 
-func removeQuietly(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// syncDir makes creations, renames and removals in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // stored is a block on its way into a segment.
 type stored struct {
 	first uint64
