@@ -73,7 +73,7 @@ func busiest(list []time.Duration) (most int) {
 func TestAFleetComesBackSpread(t *testing.T) {
 	for outage, spread := range map[time.Duration]bool{5 * time.Second: false, time.Minute: true, 3 * time.Minute: true} {
 		synctest.Test(t, func(t *testing.T) {
-			const agents, clients = 1000, 4
+			const agents, clients = 3000, 4 // of 1,000 one run in 200 is above the bound by mere chance
 			var all []time.Duration
 			var latest, last time.Duration
 			for range agents {
@@ -216,12 +216,18 @@ func TestATakenConnectionIsNoCluster(t *testing.T) {
 			}
 			return err
 		}
-		var err error
+		away, tries := 0, 0
 		for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
-			err = hangUp()
+			tries++
+			switch err := hangUp(); {
+			case errors.Is(err, ErrAway):
+				away++
+			case err != nil:
+				t.Fatal(err)
+			}
 		}
-		if !errors.Is(err, ErrAway) || dials > 30 {
-			t.Errorf("after %d dials: %v", dials, err)
+		if dials > 30 || away != tries-dials {
+			t.Errorf("%d tries, %d dials, %d held back", tries, dials, away)
 		}
 	})
 }
