@@ -23,8 +23,7 @@ type job struct {
 	Next    int64     `json:"next"`    // of a topic: the offset to go on at, when Fetched bytes were there
 	Fetched int64     `json:"fetched"` // bytes that Next belongs to
 	Tried   bool      `json:"tried"`   // it was handed to the installer
-
-	fresh bool // nothing was fetched of it yet, whatever is there
+	Fresh   bool      `json:"fresh"`   // nothing was fetched of it yet, whatever is there
 }
 
 // folder holds the job.

@@ -1,6 +1,7 @@
 package update
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -8,6 +9,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
+
+	"sluice/agent/remote/tree"
 )
 
 func TestAnotherUpdateTakesThePlaceOfOneThatIsFetched(t *testing.T) {
@@ -99,6 +103,60 @@ func TestAnotherUpdateHeedsNothingThatWasWrittenLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(replaced)
+	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
+		t.Fatalf("%+v", p)
+	}
+	r.holds(bundle)
+}
+
+// One that cannot be stored takes nobody's place.
+func TestAnUpdateThatCannotBeStoredLeavesTheOneBefore(t *testing.T) {
+	t.Parallel()
+	old := aBundle(5000)
+	first := newFlaky(t, old, 0, 0)
+	r, checked, held := heldAtCheck(t)
+	r.accepted(argsOf("1.1.0", first.URL, old))
+	<-checked
+	path := filepath.Join(r.dir, jobFile)
+	job, err := os.ReadFile(path)
+	if err = errors.Join(err, os.Remove(path), os.MkdirAll(filepath.Join(path, "in the way"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.update(argsOf("1.2.0", first.URL, aBundle(6000))); err == nil {
+		t.Error("it was accepted")
+	}
+	if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, job, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	close(held)
+	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.1.0" {
+		t.Fatalf("%+v", p)
+	}
+	r.holds(old)
+}
+
+// A restart before anything was fetched of it does not take what is there for its own.
+func TestAnUpdateThatWasStoredAndNotBegun(t *testing.T) {
+	t.Parallel()
+	bundle := aBundle(6000)
+	server := newFlaky(t, bundle, 0, 0)
+	r := newRig(t, nil)
+	r.end()
+	args, err := tree.Parse([]byte(argsOf("1.2.0", server.URL, bundle)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := ParseArgs(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := &job{Bundle: b, Began: time.Now(), Fresh: true}
+	late := slices.Clone(bundle[:2000])
+	slices.Reverse(late)
+	if err := errors.Join(folder(r.dir).store(j), os.WriteFile(filepath.Join(r.dir, bundleFile), late, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
 	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
 		t.Fatalf("%+v", p)
 	}

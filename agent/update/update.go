@@ -161,13 +161,11 @@ func (u *Updater) Update(_ context.Context, args *tree.Node) (any, error) {
 		return nil, fmt.Errorf("update to %s is being installed", u.current.Bundle.Version)
 	}
 	same := u.current != nil && u.current.Bundle.SHA256 == b.SHA256 && u.current.Bundle.Size == b.Size && u.current.Bundle.Topic == b.Topic
-	next := &job{Bundle: b, Began: time.Now(), Next: b.Offset, fresh: !same}
+	next := &job{Bundle: b, Began: time.Now(), Next: b.Offset, Fresh: !same}
 	if same { // perhaps from another place: what is there stays
-		next.Next, next.Fetched, next.fresh = u.current.Next, u.current.Fetched, u.current.fresh
-	} else if err := ignoreMissing(os.Remove(u.dir.bundle())); err != nil { // before the job, which would take it for its own
-		return nil, fmt.Errorf("update: what was fetched of another one: %w", err)
+		next.Next, next.Fetched, next.Fresh = u.current.Next, u.current.Fetched, u.current.Fresh
 	}
-	if err := u.dir.store(next); err != nil {
+	if err := u.dir.store(next); err != nil { // the one that is there goes on
 		return nil, err
 	}
 	u.current = next
@@ -274,10 +272,23 @@ func (u *Updater) begin(j *job, stop context.CancelFunc) bool {
 		return false
 	}
 	u.stop = stop
-	if j.fresh { // the one before may have written until now, when it has ended for sure
-		j.fresh = ignoreMissing(os.Remove(u.dir.bundle())) != nil // what stays fails the check
+	if j.Fresh { // the one before may have written until now, when it has ended for sure
+		u.clearFor(j)
 	}
 	return true
+}
+
+// clearFor removes what was fetched of the job before j, which is durable. Where the
+// end of that cannot be stored j begins anew after a restart.
+func (u *Updater) clearFor(j *job) {
+	err := ignoreMissing(os.Remove(u.dir.bundle())) // what stays fails the check
+	if err == nil {
+		j.Fresh = false
+		err = u.dir.store(j)
+	}
+	if err != nil {
+		u.cfg.Log.Warn("what was fetched of another update cannot be cleared away", "error", err)
+	}
 }
 
 // end forgets the job, and what was fetched unless it was installed. Of one whose
