@@ -60,6 +60,8 @@ type conn struct {
 	current *arrival    // the PUBLISH that is being read, nil between packets
 	greeted bool        // CONNACK was seen
 	check   *time.Timer // in hold: time to look whether the broker is there
+	asked   int         // PINGREQs of ask since the last PINGRESP
+	looks   int         // looks since the last of them
 
 	resumed atomic.Bool   // the broker had a session for us
 	held    atomic.Bool   // Read waits for room in the queue
@@ -199,6 +201,7 @@ func (c *conn) noteControl(kind byte, body []byte) error {
 	case typePubrel:
 		c.ledger.release(uint16(body[0])<<8 | uint16(body[1]))
 	case typePingresp:
+		c.asked = 0
 		c.pinging.Store(false)
 		c.ledger.ponged()
 	}
@@ -268,8 +271,7 @@ func (c *conn) refuse(a *arrival) {
 }
 
 // hold waits for room, or for something else that Read has to see to. The end of
-// the connection would stand behind what is not read, so it looks for it. Where the broker's
-// kernel has more to send than fits in here the end stands behind that, and the next ping finds it.
+// the connection would stand behind what is not read, so it looks for it.
 func (c *conn) hold(room <-chan struct{}) error {
 	pause := c.pause
 	if room == nil {
@@ -283,11 +285,28 @@ func (c *conn) hold(room <-chan struct{}) error {
 	case <-c.wake:
 		return peerLeft(c.Conn)
 	case <-c.check.C:
-		return peerLeft(c.Conn)
+		return c.look()
 	case <-pause:
 	case <-c.leaving:
 	case <-c.closed:
 		return net.ErrClosed
+	}
+	return nil
+}
+
+// look returns an error when the broker has ended the connection. Where its kernel has
+// more to send than fits in here, the end of a broker that closed it stands behind that
+// and never arrives. Then the broker is asked, and a later look finds the answer. The PINGRESPs
+// of a broker that is there stand behind its messages, and it has to keep them: so it is asked
+// more and more rarely, 650 times in the first hour and 3,200 times in the first day.
+func (c *conn) look() error {
+	if err := peerLeft(c.Conn); err != nil || !windowShut(c.Conn) {
+		return err
+	}
+	if c.looks++; c.looks > c.asked/askSlower {
+		c.looks = 0
+		c.asked++
+		c.ask()
 	}
 	return nil
 }

@@ -247,9 +247,10 @@ func TestFullQueueHoldsTheBrokerAndKeepsTheSession(t *testing.T) {
 			c.send(publishFrame(qos1, uint16(id), "plant/a", fmt.Sprintf("%-8000d", id)))
 		}
 	}()
-	// Each ping needs its answer within a second: the second one proves that the
-	// session would stay for ever.
-	eventually(t, "two pings while the sink is full", func() bool { return c.pinged() >= 2 })
+	// Each ping of the keep-alive needs its answer within two seconds. One comes every two seconds at most, and
+	// one a second to see whether the broker is there: the eighth proves that two of the first kind were answered,
+	// so that the session would stay for ever.
+	eventually(t, "eight pings while the sink is full", func() bool { return c.pinged() >= 8 })
 	if st := src.Stats(); !st.Up || c.gone() || !strings.HasSuffix(st.State, "1 filter, waiting for room in the buffer") {
 		t.Errorf("the session ended: %+v", st)
 	}

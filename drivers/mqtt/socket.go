@@ -11,6 +11,8 @@ import (
 // Limits of a socket that is not read.
 const (
 	holdCheck   = time.Second      // between two looks whether the broker is still there
+	askSlower   = 60               // unanswered questions that make the next ones a look rarer
+	smallWindow = 1500             // bytes: below it the broker's kernel may not send on
 	unackedTime = 30 * time.Second // that bytes may wait for the other side's TCP, in place of the kernel's quarter of an hour
 )
 
@@ -38,7 +40,10 @@ func boundSilence(nc net.Conn) {
 }
 
 // peerLeft returns an error when the broker has closed or reset the connection, or
-// the kernel has given it up, also where what came before that is still unread.
+// the kernel has given it up, also where what came before that is still unread. A broker
+// that only closed its sending half counts as gone: MQTT needs both directions (MQTT 3.1.1
+// §4.2) and has no half-closed connection; the side that ends it closes it (§3.14.4, §4.8).
+// What was not read has no acknowledgement, so QoS 1 and 2 come again in the session.
 func peerLeft(nc net.Conn) (err error) {
 	onSocket(nc, func(fd int) {
 		look := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
@@ -57,6 +62,16 @@ func peerLeft(nc net.Conn) (err error) {
 		err = unix.Errno(code)
 	})
 	return err
+}
+
+// windowShut says whether the other side may have more to send than fits in here.
+// Linux before 6.2 does not tell (tcpi_rcv_wnd of tcp.h stays 0): there it always may.
+func windowShut(nc net.Conn) (shut bool) {
+	onSocket(nc, func(fd int) {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		shut = err != nil || info.Rcv_wnd < smallWindow
+	})
+	return shut
 }
 
 // onSocket calls f with the descriptor of nc's TCP connection, if it has one.

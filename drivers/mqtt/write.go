@@ -46,7 +46,20 @@ func (c *conn) ack(qos byte, id uint16) {
 	signal(c.dirty)
 }
 
-// flushAcks sends acknowledgements until the connection ends. While one write is
+// ask queues a PINGREQ beside paho's; flushAcks sends it. It does not block. A TCP whose
+// program has closed the connection answers new data with a reset (RFC 1122 §4.2.2.13),
+// whatever it still has to send; a broker that is there answers with PINGRESP. Nothing else would do:
+// the kernel's own keep-alive carries no data, and the other side acknowledges it
+// as long as it has something to send.
+func (c *conn) ask() {
+	c.ledger.pinged()
+	c.outMu.Lock()
+	c.pending = append(c.pending, typePingreq<<4, 0)
+	c.outMu.Unlock()
+	signal(c.dirty)
+}
+
+// flushAcks sends acknowledgements, and what is asked, until the connection ends. While one write is
 // under way the next ones gather.
 func (c *conn) flushAcks() {
 	defer c.flusher.Done()
