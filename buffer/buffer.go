@@ -295,6 +295,9 @@ func (b *Buffer) openLanes() error {
 			continue
 		}
 		b.lanes[c.Name] = l
+		if l.home, err = os.Open(l.dir); err != nil {
+			return fmt.Errorf("class %s: %w", c.Name, err)
+		}
 	}
 	if err = b.saveState(false); err != nil {
 		// Not a reason to stay down: sending the backlog may be what makes room.
@@ -303,11 +306,7 @@ func (b *Buffer) openLanes() error {
 		return nil
 	}
 	for _, segs := range found {
-		for _, s := range segs {
-			if err := s.tidy(); err != nil {
-				b.cfg.Log.Warn("cannot set a segment aside", "file", s.path, "error", err)
-			}
-		}
+		tidySegments(segs, b.cfg.Log)
 	}
 	return nil
 }

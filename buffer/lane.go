@@ -3,6 +3,7 @@ package buffer
 import (
 	"cmp"
 	"log/slog"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -33,6 +34,7 @@ const keepPerMemory = 16
 type lane struct {
 	class       Class
 	dir         string
+	home        *os.File // dir, as it was opened (named.go)
 	log         *slog.Logger
 	incarnation string
 	commitDelay time.Duration
@@ -176,4 +178,5 @@ func (l *lane) close() {
 			l.log.Warn("close a segment", "file", s.path, "error", err)
 		}
 	}
+	_ = l.home.Close() // read only; closed before where this is called again
 }

@@ -216,10 +216,14 @@ func (l *lane) trimOne(retain time.Duration) bool {
 	return true
 }
 
-// unlink removes a segment's file; a damaged one is kept for people to look at.
+// unlink removes a segment's file; a damaged one is kept for people to look at, and one
+// that is away with its folder stays there.
 func (l *lane) unlink(s *segment) {
 	end := s.remove
-	if s.damaged.Load() {
+	switch {
+	case l.elsewhere() != nil:
+		end = s.leave
+	case s.damaged.Load():
 		end = s.setAside
 	}
 	if err := end(); err != nil {

@@ -48,7 +48,7 @@ func (l *lane) mergeSmall(ctx context.Context) {
 		if low >= s.about.First+s.tally.events/2 { // most of it will be gone soon
 			continue
 		}
-		if l.disk.short(s.bytes) { // there would be two of it for a while
+		if l.disk.short(s.bytes) || l.elsewhere() != nil { // there would be two of it for a while
 			return
 		}
 		l.merging, s.keepAsIs = true, true

@@ -21,13 +21,32 @@ func (s *segment) named() error {
 	if err == nil {
 		err = fmt.Errorf("%s is another file", s.path)
 	}
+	return isAway(err)
+}
+
+func isAway(err error) error {
 	return fmt.Errorf("%w: %w (was the data directory removed, moved or mounted over? Put it back, or restart the agent; until then nothing new is acknowledged, and what is stored is delivered from the open files)", errAway, err)
 }
 
-// findable is named for what is to be written next.
+// elsewhere reports an error unless the class's folder is the one that was opened. What
+// lies in another one under the same name is no part of this buffer: nothing is made or
+// removed there, and what cannot be read there is not damaged. The lane holds its folder
+// open, so that no other one can get its inode.
+func (l *lane) elsewhere() error {
+	now, err := os.Stat(l.dir)
+	if err != nil {
+		return isAway(err)
+	}
+	if own, err := l.home.Stat(); err != nil || !os.SameFile(own, now) {
+		return isAway(errors.Join(fmt.Errorf("%s is another folder", l.dir), err))
+	}
+	return nil
+}
+
+// findable reports an error unless a start would find what is written next.
 func (l *lane) findable() error {
-	if l.active == nil { // a new one shows by itself whether it can be made
-		return nil
+	if err := l.elsewhere(); err != nil || l.active == nil {
+		return err
 	}
 	return l.active.named()
 }

@@ -1,8 +1,10 @@
 package buffer
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // tryPut appends n events numbered from and returns how many of them were acknowledged so far.
@@ -81,7 +84,8 @@ func TestARemovedDirectoryIsAFault(t *testing.T) {
 	rd := r.reader("central")
 	wantEvents(t, collect(t, rd, 100), 1, 0)
 	rd.Ack("process", 100)
-	waitFor(t, "a look for a new file", func() bool { f := r.Stats().Classes["process"].Fault; return f != "" && !away(r) })
+	l := r.lanes["process"]
+	waitFor(t, "the file to be given up", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.active == nil })
 	r.crash()
 	if n := acknowledged.Load(); n > 0 {
 		t.Errorf("%d were acknowledged", n)
@@ -171,4 +175,93 @@ func oneStored(t *testing.T) (*running, *lane, *segment) {
 		t.Fatal(err)
 	}
 	return r, l, l.active
+}
+
+// TestSegmentsThatAreAwayAreNotDamaged takes the directory away while a reader is to open
+// segments that are closed: no try makes a gap record, and when it is back all is delivered.
+func TestSegmentsThatAreAwayAreNotDamaged(t *testing.T) {
+	c := config(t, func(c *Config) {
+		c.Dir, c.Memory, c.Log = filepath.Join(c.Dir, "data"), 1, slog.New(slog.DiscardHandler)
+		c.Classes[0].KeepBytes = 2 << 20
+	})
+	r := start(t, c)
+	putNoise(t, r, 0, 300)
+	r.stop()
+	r, l := still(t, c) // all segments are closed, and nothing merges them
+	if len(l.segments) < 2 {
+		t.Fatalf("%d segments", len(l.segments))
+	}
+	p, first := r.reader("central").tiers[0].tracks[0].main, l.segments[0]
+	for _, in := range []string{"nothing", "another directory"} {
+		if err := os.Rename(c.Dir, c.Dir+".moved"); err != nil {
+			t.Fatal(err)
+		}
+		if in == "another directory" {
+			if err := os.MkdirAll(l.dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 { // damage is believed when it is met twice
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			b, err := p.fetch(ctx, first, first.tally.last, first.tally.last)
+			cancel()
+			if err == nil || first.damaged.Load() || p.next != 1 {
+				t.Fatalf("%s in its place: %d events, %v, damaged %v, goes on with %d", in, len(b.Events), err, first.damaged.Load(), p.next)
+			}
+		}
+		rr, err := r.Range("process", event("process", 0).Time, event("process", 300).Time)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = rr.Next(t.Context()); err == nil || errors.Is(err, io.EOF) || first.damaged.Load() {
+			t.Errorf("a replay with %s in its place: %v, damaged %v", in, err, first.damaged.Load())
+		}
+		if err := errors.Join(os.RemoveAll(c.Dir), os.Rename(c.Dir+".moved", c.Dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.stop()
+	r = start(t, c)
+	for i, e := range collect(t, r.reader("central"), 300) {
+		if e.seq != uint64(i+1) || e.Type == TypeGap {
+			t.Fatalf("number %d is %s %.40q", e.seq, e.Type, e.Payload)
+		}
+	}
+}
+
+// TestNothingIsMadeOrRemovedInAnotherDirectory puts another one in the place of that which
+// is locked, when all is delivered: no segment is made there, and none of it removed.
+func TestNothingIsMadeOrRemovedInAnotherDirectory(t *testing.T) {
+	r, l, first := oneStored(t)
+	own := l.dir + ".moved"
+	if err := errors.Join(os.Rename(l.dir, own), os.Mkdir(l.dir, 0o700), os.WriteFile(first.path, []byte("another's"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	r.reader("central").Ack("process", 1)
+	for range 2 { // the first one gives the file up
+		err := l.commit([]item{{event: event("process", 1)}})
+		if !errors.Is(err, errAway) {
+			t.Fatal(err)
+		}
+		l.failed(err)
+	}
+	if l.active != nil {
+		t.Fatal("the file is not given up, although all of it is delivered")
+	}
+	if err := l.roll(); !errors.Is(err, errAway) {
+		t.Error("a new segment:", err)
+	}
+	l.unlink(first)
+	if b, err := os.ReadFile(first.path); err != nil || string(b) != "another's" {
+		t.Errorf("another buffer's file is %q, %v", b, err)
+	}
+	if files := segmentFiles(t, r.cfg.Dir); len(files) != 1 {
+		t.Errorf("%v, not only what was there", files)
+	}
+	if err := errors.Join(os.RemoveAll(l.dir), os.Rename(own, l.dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.commit([]item{{event: event("process", 1)}}); err != nil || l.stored != 2 {
+		t.Errorf("back in its place: %v, %d are stored", err, l.stored)
+	}
 }

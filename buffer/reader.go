@@ -298,6 +298,8 @@ func (p *place) fetch(ctx context.Context, s *segment, last, stop uint64) (Batch
 		return Batch{}, nil
 	case errors.Is(err, errNoMore):
 		return Batch{}, p.bridge(ctx, last, nil)
+	case errors.Is(err, errDamaged) && p.lane.elsewhere() != nil: // away with its folder, which is no damage
+		return Batch{}, fmt.Errorf("read %s: %w", s.path, err)
 	case errors.Is(err, errDamaged) && !s.damaged.Load() && p.doubt != p.next: // the disk may have failed to read it this time
 		p.doubt = p.next
 		return Batch{}, fmt.Errorf("read %s: %w", s.path, err)

@@ -73,7 +73,7 @@ func (r *RangeReader) Next(ctx context.Context) (Batch, error) {
 		case errors.Is(err, errGone): // it is not in the lane any more
 		case errors.Is(err, errNoMore):
 			r.pass(last + 1)
-		case errors.Is(err, errDamaged):
+		case errors.Is(err, errDamaged) && r.lane.elsewhere() == nil:
 			s.damaged.Store(true)
 			if h.span > 0 && h.last() >= r.next {
 				last = min(last, h.last())

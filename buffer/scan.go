@@ -16,6 +16,15 @@ import (
 	"sluice/drivers"
 )
 
+// tidySegments tidies each of segs; what fails is left for the next start.
+func tidySegments(segs []*segment, log *slog.Logger) {
+	for _, s := range segs {
+		if err := s.tidy(); err != nil {
+			log.Warn("cannot set a segment aside", "file", s.path, "error", err)
+		}
+	}
+}
+
 // tidy sets a damaged file aside, and removes one that a later generation stands
 // for.
 func (s *segment) tidy() error {
@@ -318,10 +327,7 @@ const keepAside = 8
 // setAside renames a damaged file to NAME.corrupt-TIME, for people to look at, and
 // removes those that were set aside long ago.
 func (s *segment) setAside() error {
-	err := s.close()
-	s.mu.Lock()
-	s.gone = true
-	s.mu.Unlock()
+	err := s.leave()
 	s.aside = s.path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000")
 	err = errors.Join(err, os.Rename(s.path, s.aside))
 	old, _ := filepath.Glob(filepath.Join(filepath.Dir(s.path), "*"+segmentSuffix+".corrupt-*"))

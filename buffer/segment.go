@@ -475,11 +475,16 @@ func (s *segment) close() error {
 	return db.Close()
 }
 
-// remove closes and unlinks the file. A crash may bring it back.
-func (s *segment) remove() error {
+// leave closes the file for good.
+func (s *segment) leave() error {
 	err := s.close()
 	s.mu.Lock()
 	s.gone = true
 	s.mu.Unlock()
-	return errors.Join(err, removeQuietly(s.path))
+	return err
+}
+
+// remove closes and unlinks the file. A crash may bring it back.
+func (s *segment) remove() error {
+	return errors.Join(s.leave(), removeQuietly(s.path))
 }

@@ -53,6 +53,9 @@ func (t *thinner) thin(r run) run {
 // thinNext takes the next step of the class's ladder: the oldest sealed segment
 // that a step was not applied to yet. false: there is none.
 func (l *lane) thinNext() bool {
+	if len(l.class.Thin) > 0 && l.elsewhere() != nil {
+		return false
+	}
 	for _, step := range l.class.Thin {
 		for _, s := range l.segments { // only this goroutine adds and removes
 			if s == l.active || s.tally.events == 0 || s.keepAsIs || s.thinnedTo() >= step {

@@ -290,7 +290,7 @@ func (l *lane) commit(items []item) error {
 	if err != nil {
 		return fmt.Errorf("commit to %s: %w", s.path, err)
 	}
-	if err := s.named(); err != nil {
+	if err := l.findable(); err != nil {
 		return errors.New("commit: " + err.Error()) // not errAway: the file has what counts as not stored, and must not be written again
 	}
 	tell(l.publish(s, &w, batches, behind, size, written))
@@ -389,6 +389,9 @@ func (l *lane) writable() (*segment, error) {
 
 // roll begins a new segment; the one before is only read from now on.
 func (l *lane) roll() error {
+	if err := l.elsewhere(); err != nil {
+		return err
+	}
 	gen, first := uint32(0), l.front()
 	if n := len(l.segments); n > 0 && l.segments[n-1].about.First == first {
 		gen = l.segments[n-1].gen + 1
