@@ -209,3 +209,26 @@ func wantAll(t *testing.T, c Config, events int) {
 	}
 	r.stop()
 }
+
+// ruinMiddle flips a bit of the middle one of the blocks of a file, in each copy: a small
+// block lies within a leaf, of which a file holds dead copies, too.
+func ruinMiddle(t *testing.T, file string) {
+	t.Helper()
+	var live [][]byte
+	s := &segment{path: file}
+	err := s.each(func(_ uint64, block []byte) error { live = append(live, bytes.Clone(block)); return nil })
+	if err = errors.Join(err, s.close()); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hit := live[len(live)/2]
+	for at := bytes.Index(raw, hit); at >= 0; at = bytes.Index(raw, hit) {
+		raw[at+blockHeader+10] ^= 0x40
+	}
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -118,17 +118,10 @@ func TestRepairSavesWhatIsWholeAndSetsTheDamagedFileAside(t *testing.T) {
 	r.stop()
 	files := segmentFiles(t, c.Dir)
 	for i, file := range []string{files[0], files[len(files)-1]} {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
 		if i == 0 {
-			clear(b[:2*4096])
+			ruinMetas(t, file)
 		} else {
-			clear(b[len(b)/2:][:4096])
-		}
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
+			ruinMiddle(t, file)
 		}
 	}
 	before := snapshotDir(t, c.Dir)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"testing"
 	"time"
 
@@ -148,15 +147,8 @@ func TestBlocksOfAFileThatBboltCannotOpenAreSaved(t *testing.T) {
 	putNoise(t, r, 0, 600)
 	r.stop()
 	files := segmentFiles(t, c.Dir)
-	b, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	clear(b[:2*4096]) // both meta pages
-	clear(b[len(b)/2:][:4096])
-	if err := os.WriteFile(files[0], b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	ruinMiddle(t, files[0])
+	ruinMetas(t, files[0])
 	r = start(t, c)
 	reasons := r.account(r.reader("central"), func(uint64, drivers.Event) {})
 	t.Logf("%v", reasons)

@@ -28,7 +28,7 @@ func TestADeliveredSegmentMakesRoomForTheNext(t *testing.T) {
 	waitFor(t, "the fault", func() bool { return r.Stats().Classes["process"].Fault != "" })
 	rd := r.reader("central")
 	wantEvents(t, collect(t, rd, 100), 1, 0)
-	if len(segmentFiles(t, c.Dir)) != 1 {
+	if len(segmentFiles(t, c.Dir)) == 0 { // two, where its small blocks are being merged
 		t.Fatal("removed before it was delivered")
 	}
 	rd.Ack("process", 100)
