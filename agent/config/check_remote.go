@@ -4,7 +4,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"sluice/agent/remote/tree"
 	"sluice/agent/remote/trust"
 )
 
@@ -25,11 +24,7 @@ func (d *decoder) checkRemote(r *Remote) {
 		seen[t.topic] = t.key
 	}
 	d.checkTrust(r)
-	for i, path := range r.Locked {
-		if _, err := (&tree.Node{Kind: tree.Mapping}).Lookup(path); err != nil {
-			d.wrong(index("remote.locked", i), "is not a path: "+err.Error(), "keys with dots between them, such as agent.data_dir or sources.line.mqtt.servers[0]")
-		}
-	}
+	d.checkLocked(r.Locked)
 }
 
 // checkTrust reads the keys as an agent will.

@@ -1,0 +1,97 @@
+package config
+
+import (
+	"reflect"
+	"strings"
+
+	"sluice/agent/remote/tree"
+)
+
+// checkLocked refuses paths that no config can have: a slip of the pen would lock
+// nothing, and nobody would be told.
+func (d *decoder) checkLocked(paths []string) {
+	const forms = "keys with dots between them, such as agent.data_dir or sources.line.mqtt.servers[0]"
+	for i, path := range paths {
+		at := index("remote.locked", i)
+		leaves, err := tree.LeavesAt(path, &tree.Node{})
+		if err != nil {
+			d.wrong(at, "is not a path: "+err.Error(), forms)
+			continue
+		}
+		root := place{v: reflect.ValueOf(d.cfg).Elem(), t: reflect.TypeFor[Config]()}
+		if wrong, allowed := root.follow(leaves[0].Keys); wrong != "" {
+			d.wrong(at, d.show(at, path)+" is no path of a config: "+wrong, allowed)
+		}
+	}
+}
+
+// place is one in a config, whether the config at hand has it or not.
+type place struct {
+	v reflect.Value // not valid: the config does not have it
+	t reflect.Type
+	f field
+}
+
+// follow returns what is wrong with keys below p, and what is known where it is; an
+// empty key is an item of a list.
+func (p place) follow(keys []string) (wrong, allowed string) {
+	for len(keys) > 0 {
+		if p.t.Kind() == reflect.Pointer {
+			p.t = p.t.Elem()
+			if p.v.IsValid() {
+				p.v = p.v.Elem() // not valid: nil
+			}
+		}
+		item := keys[0] == ""
+		switch kind := p.t.Kind(); {
+		case item && (p.t == whenFullType || kind == reflect.Slice && !p.f.named):
+			if p, keys = p.any(), keys[1:]; p.t == nil {
+				return "", "" // a step of a ladder, which is one word
+			}
+		case item:
+			return "[ behind " + p.f.key + ", which is no list", "the path without the brackets"
+		case p.f.named && kind == reflect.Slice:
+			p, keys = p.named(keys)
+		case isScalar(p.t):
+			return "nothing is below " + p.f.key, "the path without " + quote(strings.Join(keys, "."))
+		case kind == reflect.Struct:
+			fields := fieldsOf(p.t)
+			f := find(fields, func(f *field) bool { return f.key == keys[0] })
+			if f == nil {
+				allowed, _ := suggest(keys[0], fields)
+				return quote(keys[0]) + " is not a known key", allowed
+			}
+			if p.v.IsValid() {
+				p.v = p.v.Field(f.index)
+			}
+			p.t, p.f, keys = f.typ, *f, keys[1:]
+		case kind == reflect.Map:
+			p, keys = p.any(), keys[1:]
+		default: // a list, and no item of it
+			return quote(keys[0]) + " is below a list", "an item of it: " + p.f.key + "[0]." + keys[0]
+		}
+	}
+	return "", ""
+}
+
+// any is what a list or a mapping with free keys has below it, whichever.
+func (p place) any() place {
+	if k := p.t.Kind(); k != reflect.Slice && k != reflect.Map || p.t == whenFullType {
+		return place{}
+	}
+	return place{t: p.t.Elem(), f: field{key: p.f.key, typ: p.t.Elem()}}
+}
+
+// named is what has a name: the longest that is there, else one word.
+func (p place) named(keys []string) (place, []string) {
+	below, used := place{t: p.t.Elem()}, 1
+	for n := 1; p.v.IsValid() && n <= len(keys); n++ {
+		name := strings.Join(keys[:n], ".")
+		for i := range p.v.Len() {
+			if p.v.Index(i).FieldByName("Name").String() == name {
+				below.v, used = p.v.Index(i), n
+			}
+		}
+	}
+	return below, keys[used:]
+}
