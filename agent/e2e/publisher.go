@@ -19,6 +19,7 @@ const machines = 20
 type publisher struct {
 	client mqtt.Client
 	acked  atomic.Int64
+	held   atomic.Int64 // messages that may be sent
 	failed atomic.Pointer[error]
 	done   chan struct{}
 }
@@ -41,12 +42,20 @@ func share(machine, total int) int { return (total - machine + machines - 1) / m
 // acknowledged) in the background; at most 500 wait for their PUBACK.
 func startPublisher(t testing.TB, m *mosquitto, total, perSecond int) *publisher {
 	t.Helper()
+	return startHeldPublisher(t, m, total, total, perSecond)
+}
+
+// startHeldPublisher is startPublisher, and stops before message held until more are
+// let go.
+func startHeldPublisher(t testing.TB, m *mosquitto, held, total, perSecond int) *publisher {
+	t.Helper()
 	opts := mqtt.NewClientOptions().AddBroker(m.url()).SetClientID("plant").SetProtocolVersion(4).
 		SetAutoReconnect(false).SetConnectTimeout(10 * time.Second)
 	p := &publisher{client: mqtt.NewClient(opts), done: make(chan struct{})}
 	if token := p.client.Connect(); !token.WaitTimeout(patience) || token.Error() != nil {
 		t.Fatalf("publisher: connect to mosquitto: %v", token.Error())
 	}
+	p.held.Store(int64(held))
 	inFlight := make(chan mqtt.Token, 500)
 	stop := make(chan struct{})
 	go p.send(inFlight, stop, total, perSecond)
@@ -66,6 +75,13 @@ func (p *publisher) send(inFlight chan<- mqtt.Token, stop <-chan struct{}, total
 		if perSecond > 0 && i%100 == 0 {
 			time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(perSecond))))
 		}
+		for int64(i) >= p.held.Load() {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-stop:
+				return
+			}
+		}
 		token := p.client.Publish(topicOf(i%machines), 1, false, payloadOf(i%machines, i/machines+1))
 		select {
 		case inFlight <- token:
@@ -74,6 +90,9 @@ func (p *publisher) send(inFlight chan<- mqtt.Token, stop <-chan struct{}, total
 		}
 	}
 }
+
+// letGo takes the hold further, to the first n messages.
+func (p *publisher) letGo(n int) { p.held.Store(int64(n)) }
 
 // collect counts PUBACKs in the order of the messages.
 func (p *publisher) collect(inFlight <-chan mqtt.Token) {
