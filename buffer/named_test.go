@@ -265,3 +265,20 @@ func TestNothingIsMadeOrRemovedInAnotherDirectory(t *testing.T) {
 		t.Errorf("back in its place: %v, %d are stored", err, l.stored)
 	}
 }
+
+// TestAnEmptySegmentIsNotRemovedInAnotherDirectory gives up one that nothing was written to,
+// while another directory is in the place of its own.
+func TestAnEmptySegmentIsNotRemovedInAnotherDirectory(t *testing.T) {
+	_, l, first := oneStored(t)
+	if err := l.roll(); err != nil || l.active == first {
+		t.Fatal("a new segment:", err)
+	}
+	path := l.active.path
+	if err := errors.Join(os.Rename(l.dir, l.dir+".moved"), os.Mkdir(l.dir, 0o700), os.WriteFile(path, []byte("another's"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	l.abandon()
+	if b, err := os.ReadFile(path); err != nil || string(b) != "another's" {
+		t.Errorf("another buffer's file is %q, %v", b, err)
+	}
+}

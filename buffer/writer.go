@@ -249,7 +249,7 @@ func (l *lane) abandon() {
 		return
 	}
 	end := s.close
-	if empty && l.saveState(false) == nil {
+	if empty && l.saveState(false) == nil && l.elsewhere() == nil {
 		end = s.remove
 	}
 	if err := end(); err != nil {

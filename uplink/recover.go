@@ -119,7 +119,7 @@ func (k *Kafka) pause(ctx context.Context, r *recovery, v verdict, f failure) er
 	if k.quiet.allow(text) {
 		log := k.cfg.Log.With(slog.String("uplink", k.cfg.Name), slog.String("verdict", v.String()), slog.String("error", text))
 		if errors.Is(f.err, forgotten) {
-			log.Error("data loss")
+			log.Error("possible data loss")
 		} else {
 			log.Warn("records came back")
 		}
