@@ -93,6 +93,9 @@ func (l *lane) makeRoom(items []item) bool {
 	// The queue's bytes are before compression; only what is surely too much counts.
 	n /= 8
 	is := l.full(n)
+	if is != roomy && l.class.WhenFull != Block && l.elsewhere() != nil { // nothing can be stored: nothing makes way for it
+		return true
+	}
 	if is != roomy {
 		l.reclaim()
 	}

@@ -282,3 +282,28 @@ func TestAnEmptySegmentIsNotRemovedInAnotherDirectory(t *testing.T) {
 		t.Errorf("another buffer's file is %q, %v", b, err)
 	}
 }
+
+// TestNothingIsDroppedWhileTheDirectoryIsAway: a full class that drops has nothing to make
+// way for until it can be written again.
+func TestNothingIsDroppedWhileTheDirectoryIsAway(t *testing.T) {
+	for _, full := range []WhenFull{DropOldest, DropNewest} {
+		_, l, first := oneStored(t)
+		if err := l.roll(); err != nil {
+			t.Fatal("a new segment:", err)
+		}
+		l.class.WhenFull, l.class.KeepBytes = full, 1
+		if err := os.Rename(l.dir, l.dir+".moved"); err != nil {
+			t.Fatal(err)
+		}
+		items := []item{{event: event("process", 1)}}
+		if !l.makeRoom(items) || l.segments[0] != first {
+			t.Errorf("%v: what comes is refused, or what is stored is dropped, while neither helps", full)
+		}
+		if err := os.Rename(l.dir+".moved", l.dir); err != nil {
+			t.Fatal(err)
+		}
+		if room := l.makeRoom(items); room != (full == DropOldest) || (l.segments[0] == first) == room {
+			t.Errorf("%v: back in its place: room is %v, dropped %v", full, room, l.segments[0] != first)
+		}
+	}
+}

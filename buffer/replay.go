@@ -19,6 +19,7 @@ type RangeReader struct {
 	end      uint64 // the last that was there at the beginning
 	rest     run    // what is left of the block at hand
 	missing  []span
+	doubt    uint64 // where a damaged block was met; it is read twice before that is believed
 }
 
 // Missing is a run of sequence numbers that a RangeReader met and that are not
@@ -73,6 +74,8 @@ func (r *RangeReader) Next(ctx context.Context) (Batch, error) {
 		case errors.Is(err, errGone): // it is not in the lane any more
 		case errors.Is(err, errNoMore):
 			r.pass(last + 1)
+		case errors.Is(err, errDamaged) && !s.damaged.Load() && r.doubt != r.next:
+			r.doubt = r.next
 		case errors.Is(err, errDamaged) && r.lane.elsewhere() == nil:
 			s.damaged.Store(true)
 			if h.span > 0 && h.last() >= r.next {

@@ -199,5 +199,5 @@ func (c *call) load() (*config.Config, error) {
 // parseRemote reads a config that came over an uplink; relative paths start where
 // those of the file do.
 func (c *call) parseRemote(text []byte) (*config.Config, error) {
-	return config.Parse(filepath.Join(filepath.Dir(c.file), "remote"), text, config.Options{Env: c.Env})
+	return config.Parse(filepath.Join(filepath.Dir(c.file), "remote"), text, config.Options{Env: c.Env, Assembled: true})
 }

@@ -12,14 +12,15 @@ import (
 // decoder fills the structs from the tree of a YAML file and collects problems.
 // It goes on after each of them, so that one pass finds all.
 type decoder struct {
-	file     string
-	x        *expander
-	cfg      *Config
-	problems Problems
-	bad      map[string]bool // paths that have a problem already
-	all      bool            // takes what this version does not build; for tests of the rules about it
-	operator bool            // see Options.Operator
-	tool     bool            // see Options.Tool
+	file      string
+	x         *expander
+	cfg       *Config
+	problems  Problems
+	bad       map[string]bool // paths that have a problem already
+	all       bool            // takes what this version does not build; for tests of the rules about it
+	operator  bool            // see Options.Operator
+	tool      bool            // see Options.Tool
+	assembled bool            // see Options.Assembled
 }
 
 // run does all steps: text, YAML, structs, rules.

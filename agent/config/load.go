@@ -25,6 +25,10 @@ type Options struct {
 	// Tool reads the config of a tool that only reaches a cluster: sources may be
 	// missing.
 	Tool bool
+
+	// Assembled reads what was assembled from a remote document and the file: what is
+	// always the file's (remote.locked) is not judged again.
+	Assembled bool
 }
 
 // Load reads and checks a config file. The error is a Problems with everything
@@ -70,7 +74,8 @@ func newDecoder(name string, o Options) *decoder {
 		cfg:  &Config{where: positions{}, fromFile: map[string]string{}, from: x},
 		bad:  map[string]bool{},
 
-		operator: o.Operator,
-		tool:     o.Tool,
+		operator:  o.Operator,
+		tool:      o.Tool,
+		assembled: o.Assembled,
 	}
 }

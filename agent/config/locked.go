@@ -8,9 +8,12 @@ import (
 )
 
 // checkLocked refuses paths that no config can have: a slip of the pen would lock
-// nothing, and nobody would be told.
+// nothing, and nobody would be told. Only the file is judged, whose paths they are.
 func (d *decoder) checkLocked(paths []string) {
 	const forms = "keys with dots between them, such as agent.data_dir or sources.line.mqtt.servers[0]"
+	if d.assembled {
+		return
+	}
 	for i, path := range paths {
 		at := index("remote.locked", i)
 		leaves, err := tree.LeavesAt(path, &tree.Node{})
@@ -50,8 +53,8 @@ func (p place) follow(keys []string) (wrong, allowed string) {
 			}
 		case item:
 			return "[ behind " + p.f.key + ", which is no list", "the path without the brackets"
-		case p.f.named && kind == reflect.Slice:
-			p, keys = p.named(keys)
+		case p.f.named && kind == reflect.Slice || kind == reflect.Map:
+			return p.followName(keys)
 		case isScalar(p.t):
 			return "nothing is below " + p.f.key, "the path without " + quote(strings.Join(keys, "."))
 		case kind == reflect.Struct:
@@ -65,8 +68,6 @@ func (p place) follow(keys []string) (wrong, allowed string) {
 				p.v = p.v.Field(f.index)
 			}
 			p.t, p.f, keys = f.typ, *f, keys[1:]
-		case kind == reflect.Map:
-			p, keys = p.any(), keys[1:]
 		default: // a list, and no item of it
 			return quote(keys[0]) + " is below a list", "an item of it: " + p.f.key + "[0]." + keys[0]
 		}
@@ -82,16 +83,24 @@ func (p place) any() place {
 	return place{t: p.t.Elem(), f: field{key: p.f.key, typ: p.t.Elem()}}
 }
 
-// named is what has a name: the longest that is there, else one word.
-func (p place) named(keys []string) (place, []string) {
-	below, used := place{t: p.t.Elem()}, 1
-	for n := 1; p.v.IsValid() && n <= len(keys); n++ {
-		name := strings.Join(keys[:n], ".")
+// followName is follow for what has names below it. The longest that is there counts;
+// where none is, a name may yet come that has as many dots in it as makes keys a path.
+func (p place) followName(keys []string) (wrong, allowed string) {
+	for n := len(keys); n > 0 && p.t.Kind() == reflect.Slice && p.v.IsValid(); n-- {
 		for i := range p.v.Len() {
-			if p.v.Index(i).FieldByName("Name").String() == name {
-				below.v, used = p.v.Index(i), n
+			if name := strings.Join(keys[:n], "."); p.v.Index(i).FieldByName("Name").String() == name {
+				return place{v: p.v.Index(i), t: p.t.Elem(), f: field{key: name}}.follow(keys[n:])
 			}
 		}
 	}
-	return below, keys[used:]
+	for n := 1; n <= len(keys) && keys[n-1] != ""; n++ {
+		w, a := place{t: p.t.Elem(), f: field{key: strings.Join(keys[:n], ".")}}.follow(keys[n:])
+		if w == "" {
+			return "", ""
+		}
+		if n == 1 {
+			wrong, allowed = w, a
+		}
+	}
+	return wrong, allowed
 }

@@ -166,6 +166,9 @@ func (u *Updater) Update(_ context.Context, args *tree.Node) (any, error) {
 		next.Next, next.Fetched, next.Fresh = u.current.Next, u.current.Fetched, u.current.Fresh
 	}
 	if err := u.dir.store(next); err != nil { // the one that is there goes on
+		if u.current != nil {
+			_ = u.dir.store(u.current) // next may have taken its name and be refused all the same
+		}
 		return nil, err
 	}
 	u.current = next
@@ -281,13 +284,13 @@ func (u *Updater) begin(j *job, stop context.CancelFunc) bool {
 // clearFor removes what was fetched of the job before j, which is durable. Where the
 // end of that cannot be stored j begins anew after a restart.
 func (u *Updater) clearFor(j *job) {
-	err := ignoreMissing(os.Remove(u.dir.bundle())) // what stays fails the check
-	if err == nil {
-		j.Fresh = false
-		err = u.dir.store(j)
-	}
-	if err != nil {
+	if err := ignoreMissing(os.Remove(u.dir.bundle())); err != nil { // what stays fails the check
 		u.cfg.Log.Warn("what was fetched of another update cannot be cleared away", "error", err)
+		return
+	}
+	j.Fresh = false
+	if err := u.dir.store(j); err != nil {
+		u.cfg.Log.Warn("after a restart the update is fetched from its beginning", "error", err)
 	}
 }
 

@@ -248,9 +248,9 @@ func TestFullQueueHoldsTheBrokerAndKeepsTheSession(t *testing.T) {
 		}
 	}()
 	// Each ping of the keep-alive needs its answer within two seconds. One comes every two seconds at most, and
-	// one a second to see whether the broker is there: the eighth proves that two of the first kind were answered,
+	// one a second to see whether the broker is there: the tenth proves that two of the first kind were answered,
 	// so that the session would stay for ever.
-	eventually(t, "eight pings while the sink is full", func() bool { return c.pinged() >= 8 })
+	eventually(t, "ten pings while the sink is full", func() bool { return c.pinged() >= 10 })
 	if st := src.Stats(); !st.Up || c.gone() || !strings.HasSuffix(st.State, "1 filter, waiting for room in the buffer") {
 		t.Errorf("the session ended: %+v", st)
 	}
