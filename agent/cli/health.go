@@ -83,12 +83,15 @@ func (w wellness) wait(ctx context.Context, well func(context.Context) error) (w
 
 // ailing says why the agent is not well: a stage that does not work, an uplink
 // that is away or has delivered nothing of what waits for it, or no source that
-// is up. One machine that is off among others is the plant's affair.
+// is up. One machine that is off among others is the plant's affair, and an uplink
+// that its config keeps closed for now proves nothing, as long as another one does.
 func ailing(st *web.Status) error {
 	reasons := slices.Clone(st.Unhealthy)
+	works := slices.ContainsFunc(slices.Collect(maps.Values(st.Uplinks)), func(u web.Uplink) bool { return u.Up })
 	for _, name := range slices.Sorted(maps.Keys(st.Uplinks)) {
 		u := st.Uplinks[name]
 		switch {
+		case u.Closed && works:
 		case !u.Up:
 			reasons = append(reasons, fmt.Sprintf("uplink %s: %s", name, u.State))
 		case sum(u.Delivered) == 0 && sum(u.Lag) > 0:

@@ -65,7 +65,14 @@ func TestAiling(t *testing.T) {
 		"a stage that does not work":        {func(s *web.Status) { s.Unhealthy = []string{"buffer: full"} }, "buffer: full"},
 		"uplink away":                       {func(s *web.Status) { s.Uplinks["central"] = web.Uplink{State: "no route"} }, "uplink central: no route"},
 		"uplink that has delivered nothing": {func(s *web.Status) { s.Uplinks["central"] = web.Uplink{Up: true, Lag: map[string]uint64{"process": 3}} }, "none of 3"},
-		"no source is up":                   {func(s *web.Status) { s.Sources = map[string]web.Source{"a": {}} }, "no source"},
+		"one that is closed beside one that works": {func(s *web.Status) {
+			s.Uplinks["night"] = web.Uplink{State: "closed until 22:00", Closed: true, Lag: map[string]uint64{"process": 3}}
+		}, ""},
+		"one that is closed beside one that is away": {func(s *web.Status) {
+			s.Uplinks["central"], s.Uplinks["night"] = web.Uplink{State: "no route"}, web.Uplink{State: "closed until 22:00", Closed: true}
+		}, "uplink central: no route; uplink night: closed until 22:00"},
+		"all that there is is closed": {func(s *web.Status) { s.Uplinks["central"] = web.Uplink{State: "closed until 22:00", Closed: true} }, "closed until 22:00"},
+		"no source is up":             {func(s *web.Status) { s.Sources = map[string]web.Source{"a": {}} }, "no source"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := up()

@@ -166,6 +166,9 @@ func benchPlant(b *testing.B, url string, sources int, floor time.Duration) {
 	if share > 5 && cost > floor {
 		b.Errorf("%.1f %% of a core, and a bare loop takes %v where this takes %v (5 %% at most)", share, floor, cost)
 	}
+	if missed > 0 {
+		b.Errorf("%d ticks were missed", missed)
+	}
 	if more > 20 {
 		b.Errorf("%.1f MiB more memory (20 at most)", more)
 	}

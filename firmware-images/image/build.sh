@@ -29,7 +29,7 @@ keys
 base
 tree "$work/root"
 squash "$work/root" "$work/rootfs.squashfs" xz
-[ "$(stat -c %s "$work/rootfs.squashfs")" -le $((40 << 20)) ] || fail "the root is larger than 40 MiB: $(stat -c %s "$work/rootfs.squashfs") bytes"
+[ "$(stat -c %s "$work/rootfs.squashfs")" -le 40000000 ] || fail "the root is larger than 40 MB: $(stat -c %s "$work/rootfs.squashfs") bytes"
 bundle "$work/rootfs.squashfs" "$VERSION" "$dist/image/sluice-$VERSION-arm64.raucb"
 disk "$work/rootfs.squashfs" "$work/disk.img"
 gzip -n -1 <"$work/disk.img" >"$dist/image/sluice-$VERSION-arm64.img.gz"
