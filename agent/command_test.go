@@ -119,6 +119,7 @@ observe: { http: "%s" }
 		}
 	})
 	waitPage(t, "http://"+p.http+"/readyz", "ok")
+	waitPage(t, "http://"+p.http+"/metrics", `sluice_source_up{source="bus"} 1`)
 	return o
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"sluice/agent/remote"
 	"sluice/agent/web"
+	"sluice/drivers/modbus"
 	"sluice/drivers/mqtt"
 )
 
@@ -21,7 +22,7 @@ import (
 var (
 	dropReasons   = []string{"drop_oldest", "drop_newest", "expired", "corrupt", "rejected", "thinned", "restart", "not_kept"}
 	rejectReasons = mqtt.MessageReasons()
-	pollResults   = []string{"ok", "timeout", "connection", "invalid", "exception-1", "exception-2", "exception-3", "exception-4"}
+	pollResults   = modbus.PollResults()
 	commitBounds  = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 )
 
@@ -44,7 +45,7 @@ var help = map[string]string{
 	"sluice_uplink_lag_events":          "Stored events that the uplink does not have.",
 	"sluice_uplink_sent_bytes_total":    "Bytes written to the sockets, with TLS.",
 	"sluice_uplink_failed_over":         "1 while another uplink gets the events of this one.",
-	"sluice_source_up":                  "1 while the source is connected and subscribed, or polling.",
+	"sluice_source_up":                  "1 while the source is connected and subscribed, or polls and a device answers.",
 	"sluice_modbus_polls_total":         "Polls by result.",
 	"sluice_modbus_poll_seconds":        "Duration of polls.",
 	"sluice_config_version":             "Version of the config that came over the uplink; 0 for the local file.",

@@ -46,8 +46,10 @@ func (a *Agent) Status() web.Status {
 	for _, s := range p.sources {
 		d := s.stats()
 		st.Sources[s.name] = sourceStatus(s.kind, d)
-		if !d.Up {
-			st.Unready = append(st.Unready, fmt.Sprintf("source %s: %s", s.name, withError(d.State, d.LastError)))
+		if why := fmt.Sprintf("source %s: %s", s.name, withError(d.State, d.LastError)); !d.Ready {
+			st.Unready = append(st.Unready, why)
+		} else if !d.Up {
+			st.Reasons = append(st.Reasons, why)
 		}
 	}
 	for _, name := range p.names() {

@@ -80,7 +80,8 @@ type Driver interface {
 
 // Stats is what a driver knows of itself. Counters start at 0 with the process.
 type Stats struct {
-	Up        bool              // connected and subscribed, or polling
+	Ready     bool              // connected and subscribed, or polling, if no device answers yet
+	Up        bool              // Ready, and where devices are polled one of them answers
 	State     string            // a few words for people: "connected to tcp://…, 2 filters"
 	LastError string            // the last thing that went wrong, without secrets; empty if nothing did
 	LastErrAt time.Time         // when that was

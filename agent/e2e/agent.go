@@ -35,7 +35,8 @@ func (a *agent) start(t testing.TB) {
 	a.proc = startProcess(t, command{name: "sluice", dir: a.dir, args: []string{a.binary, "run", "-c", a.config}})
 }
 
-// startReady starts the agent and waits until all its sources are up.
+// startReady starts the agent and waits until all its sources are connected and subscribed,
+// or polling.
 func (a *agent) startReady(t testing.TB) {
 	t.Helper()
 	a.start(t)

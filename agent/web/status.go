@@ -13,10 +13,10 @@ type Status struct {
 	Labels        map[string]string `json:"labels,omitempty"`
 	UptimeSeconds float64           `json:"uptime_seconds"`
 	Healthy       bool              `json:"healthy"`   // every stage makes progress
-	Ready         bool              `json:"ready"`     // the buffer is open and every source is up
+	Ready         bool              `json:"ready"`     // the buffer is open and every source is connected and subscribed, or polling
 	Unhealthy     []string          `json:"unhealthy"` // why it isn't healthy
 	Unready       []string          `json:"unready"`   // why it isn't ready
-	Reasons       []string          `json:"reasons"`   // all that people should look at: these, and uplinks that are away
+	Reasons       []string          `json:"reasons"`   // all that people should look at: these, uplinks that are away, sources of which no device answers
 	Stalled       bool              `json:"stalled"`   // something hangs that a restart would mend
 	Incarnation   string            `json:"incarnation"`
 	Config        Config            `json:"config"`

@@ -25,10 +25,13 @@ var errBreaker = errors.New("its unit didn't answer the other devices that share
 
 // Exceptions (Modbus Application Protocol V1.1b3 §7).
 const (
+	illegalFunction   = 1
 	illegalAddress    = 2
 	illegalValue      = 3 // some devices answer this where they mean illegalAddress
 	deviceFailure     = 4
 	acknowledged      = 5
+	deviceBusy        = 6
+	parityError       = 8 // of the memory that a file record is in
 	gatewayNoPath     = 10
 	gatewayNoResponse = 11
 )
@@ -92,7 +95,7 @@ func reasonOf(err error) string {
 	var network net.Error
 	switch {
 	case errors.As(err, &exception):
-		return fmt.Sprintf("exception-%d", exception.ExceptionCode)
+		return exceptionResult(exception.ExceptionCode)
 	case errors.Is(err, errDial):
 		return badConnection
 	case errors.Is(err, errInvalid):
@@ -103,6 +106,9 @@ func reasonOf(err error) string {
 		return badConnection
 	}
 }
+
+// exceptionResult is the word for a unit's refusal.
+func exceptionResult(code byte) string { return fmt.Sprintf("exception-%d", code) }
 
 // code returns the exception code that err is, or 0.
 func code(err error) byte {

@@ -211,6 +211,7 @@ func (s *Source) Run(ctx context.Context) error {
 	defer s.owned.Store(false)
 	defer s.end.Do(func() { close(s.ended) })
 	defer s.link.close()
+	s.link.dialed = s.stats.dialed
 	defer s.stats.stopped()
 	s.notes.load(s.schedule.devices)
 	s.schedule.start(time.Now())

@@ -191,3 +191,32 @@ func TestFrameGapIsKept(t *testing.T) {
 		t.Errorf("a request %v after an answer, want 30ms", got)
 	}
 }
+
+// TestReadyIsNotUp tells a line that is open from devices that answer: a source is
+// ready as soon as it is connected, long before the first request is given up.
+func TestReadyIsNotUp(t *testing.T) {
+	t.Parallel()
+	silent := newPeer(t, func(net.Conn, int, []byte) {}, nil)
+	for name, c := range map[string]struct {
+		url   string
+		ready bool
+		state string
+	}{
+		"nobody answers":     {silent.url(), true, "polling " + silent.url() + ", 0 of 1 devices answer"},
+		"connection refused": {"tcp://" + freeAddress(t), false, "not connected to tcp://"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, Config{
+				Name: "bus", Connection: c.url, Sink: newMemory(), Timeout: time.Minute,
+				Devices: []Device{{Name: "d", Unit: 1, Tags: []Tag{{Name: "v", Read: "holding", Type: "uint16"}}}},
+			})
+			until(t, c.state, func() bool { return strings.HasPrefix(s.Stats().State, c.state) })
+			if st := s.Stats(); st.Ready != c.ready || st.Up {
+				t.Errorf("ready %v, up %v, want ready %v, up false", st.Ready, st.Up, c.ready)
+			}
+			if s.stop(); s.Stats().Ready {
+				t.Error("ready after the stop")
+			}
+		})
+	}
+}

@@ -33,6 +33,17 @@ type stats struct {
 	held       []string // the classes that have no room, sorted
 }
 
+// PollResults are the results that polls are counted by, of exceptions those that
+// the specification has (Modbus Application Protocol V1.1b3 §7). A device may answer
+// others, which are counted by their number too.
+func PollResults() []string {
+	all := []string{resultOK, badTimeout, badConnection, badInvalid, resultMissed, resultBreaker, resultHeld}
+	for _, code := range []byte{illegalFunction, illegalAddress, illegalValue, deviceFailure, acknowledged, deviceBusy, parityError, gatewayNoPath, gatewayNoResponse} {
+		all = append(all, exceptionResult(code))
+	}
+	return all
+}
+
 // prepare makes every counter that is known beforehand, so that it is there at
 // 0 from the start.
 func (s *stats) prepare(connection string, devices []*device) {
@@ -41,7 +52,7 @@ func (s *stats) prepare(connection string, devices []*device) {
 	s.devices = map[string]*drivers.DeviceStats{}
 	for _, d := range devices {
 		polls := map[string]uint64{}
-		for _, result := range []string{resultOK, badTimeout, badConnection, badInvalid, resultMissed, resultBreaker, resultHeld} {
+		for _, result := range PollResults() {
 			polls[result] = 0
 		}
 		s.devices[d.name] = &drivers.DeviceStats{Name: d.name, Polls: polls}
@@ -59,6 +70,13 @@ func (s *stats) count(device, result string, n int) {
 	if result == resultMissed {
 		s.missed += uint64(n)
 	}
+}
+
+// dialed notes whether the devices' line could be opened.
+func (s *stats) dialed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.started, s.linked = true, err == nil
 }
 
 // polled notes what a poll came to.
@@ -124,6 +142,7 @@ func (s *stats) snapshot() drivers.Stats {
 		}
 	}
 	slices.SortFunc(out.Devices, func(a, b drivers.DeviceStats) int { return cmp.Compare(a.Name, b.Name) })
+	out.Ready = s.linked
 	out.Up = s.linked && up > 0
 	out.State = s.state(up)
 	return out

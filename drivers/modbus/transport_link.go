@@ -77,6 +77,7 @@ type link struct {
 	dialAt   time.Time // no connect before
 	dialErr  error     // why the last one failed
 
+	dialed func(error)    // told what each attempt to connect came to; may be nil
 	opened bool           // there was a connection before
 	heard  time.Time      // when the last byte came or went on the bus
 	doubt  time.Time      // until then answers to earlier requests may come on the bus
@@ -352,6 +353,9 @@ func (l *link) dial(ctx context.Context) error {
 		return fmt.Errorf("%w (next attempt in %v): %w", errDial, wait.Round(time.Millisecond), l.dialErr)
 	}
 	line, err := l.open(ctx)
+	if l.dialed != nil {
+		l.dialed(err)
+	}
 	if err != nil {
 		l.backoff = min(max(2*l.backoff, firstBackoff), l.maxBackoff)
 		// Jitter: gateways that come back from the same power cut don't knock

@@ -232,9 +232,6 @@ func (j *job) multiple() *mb.ProtocolDataUnit {
 	return &mb.ProtocolDataUnit{FunctionCode: f, Data: append(append(body, byte(len(data))), data...)}
 }
 
-// illegalFunction is the exception of a device that doesn't know a function.
-const illegalFunction = 1
-
 // readBack reads what the device holds now, and compares.
 func (s *Source) readBack(j *job) error {
 	data, err := s.link.read(j.ctx, j.device.unit, j.tag.table, j.tag.at, j.tag.count)

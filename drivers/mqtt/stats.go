@@ -95,7 +95,7 @@ func (c *counters) state(state string) { c.setState(false, state) }
 func (c *counters) setState(up bool, state string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stats.Up, c.stats.State = up, state
+	c.stats.Ready, c.stats.Up, c.stats.State = up, up, state
 }
 
 // failed records what went wrong, and logs it when it is new or a minute has
