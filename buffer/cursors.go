@@ -199,6 +199,9 @@ func (l *lane) snapshot() savedClass {
 	}
 	l.forgive()
 	s.Debts = slices.Clone(l.debts)
+	for _, m := range l.inHand {
+		s.InHand = append(s.InHand, [2]uint64{m.first, m.last})
+	}
 	if n := len(l.segments); n > 0 {
 		s.Newest = l.segments[n-1].about.First
 	}

@@ -194,3 +194,53 @@ func statements(debts []debt) []gap {
 	}
 	return inFew(dropped, carried)
 }
+
+// maxInHand bounds the runs of inHand.
+const maxInHand = 8
+
+// keepInHand notes the numbers of a segment that is to be dropped which every uplink was
+// given, and some uplink has not acknowledged: they are dropped only if it never does. One
+// that has holes is left out. The caller holds the lock.
+func (l *lane) keepInHand(s *segment) {
+	all := span{s.about.First, s.tally.last}
+	if s.tally.events != all.last-all.first+1 {
+		return
+	}
+	given := subtract([]span{all}, l.ungiven(all.first, all.last))
+	var out []span
+	for _, m := range sortSpans(append(subtract(l.inHand, given), given...)) {
+		if m.first = max(m.first, l.minSaved()+1); m.first > m.last { // all have got it
+			continue
+		}
+		if n := len(out); n > 0 && out[n-1].last+1 == m.first {
+			out[n-1].last = m.last
+		} else {
+			out = append(out, m)
+		}
+	}
+	l.inHand = out[max(0, len(out)-maxInHand):]
+}
+
+// countInHand counts as dropped what gap records, which are durable now, stand for and
+// was in an uplink's hands when its segment was dropped. The caller holds the lock.
+func (l *lane) countInHand(gaps []gapAt) {
+	for _, g := range gaps {
+		if len(l.inHand) == 0 {
+			return
+		}
+		for _, m := range g.gap.spans() {
+			l.dropped[g.gap.Reason] += overlap(m, l.inHand)
+			l.inHand = subtract(l.inHand, []span{m})
+		}
+	}
+}
+
+// inHandOf is what the state file has of inHand.
+func inHandOf(saved savedClass) (out []span) {
+	for _, m := range saved.InHand[:min(len(saved.InHand), maxInHand)] {
+		if at := len(out); m[0] <= m[1] && (at == 0 || out[at-1].last < m[0]) {
+			out = append(out, span{m[0], m[1]})
+		}
+	}
+	return out
+}

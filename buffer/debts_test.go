@@ -311,3 +311,41 @@ func TestFewRecordsSayWhatManyDid(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatWasInHandIsCountedOnceAGapRecordStandsForIt drops events that the uplink was given
+// and never acknowledges: over both lives what counts as dropped is what the records say.
+func TestWhatWasInHandIsCountedOnceAGapRecordStandsForIt(t *testing.T) {
+	for _, end := range []string{"a stop", "a crash", "a reader made anew"} {
+		c := config(t, func(c *Config) {
+			c.Classes[0].KeepBytes, c.Classes[0].WhenFull, c.Log = 1<<20, DropOldest, slog.New(slog.DiscardHandler)
+		})
+		r := start(t, c)
+		rd := r.reader("central")
+		var given uint64
+		for i := range 10 {
+			putNoise(t, r, 200*i, 200)
+			if i == 0 { // from then on all it has is in its hands
+				for given < 200 {
+					given = next(t, rd).Last()
+				}
+			}
+		}
+		before := r.Stats().Classes["process"].Dropped[reasonDropOldest]
+		switch end {
+		case "a stop":
+			r.stop()
+			r = start(t, c)
+		case "a crash":
+			r.crash()
+			r = start(t, c)
+		default:
+			before = 0 // the same life counts on
+			rd.Close()
+		}
+		told := r.account(r.reader("central"), func(uint64, drivers.Event) {})[reasonDropOldest]
+		after := r.Stats().Classes["process"].Dropped[reasonDropOldest]
+		if uint64(told) != before+after || after == 0 || told < 400 {
+			t.Errorf("%s: gap records stand for %d, counted were %d before it and %d after it", end, told, before, after)
+		}
+	}
+}

@@ -79,6 +79,7 @@ type lane struct {
 	relieved   *segment        // the active one when the disk's limit last cost a segment
 	debts      []debt          // what readers are to be told when they come to it
 	debtRoom   int             // bytes that the state file has for debts
+	inHand     []span          // dropped while uplinks had them in hand, and not counted as dropped yet; ascending
 	saidDrop   time.Time       // when the log last said that events are dropped
 	gapsQueued int             // gap records on their way to the disk
 
@@ -124,6 +125,7 @@ func newLane(b *Buffer, c Class, segs []*segment) (*lane, error) {
 	}
 	now := time.Now()
 	l.debts = saved.Debts
+	l.inHand = inHandOf(saved)
 	if b.state.drawn && l.next > 1 { // for the new incarnation all numbers before are missing, and were never used
 		l.queueGap(newGap(1, l.next-1, reasonRestart, now, now), nil)
 		return l, nil

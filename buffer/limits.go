@@ -289,6 +289,7 @@ func (l *lane) dropOldest(reason string) bool {
 	l.mu.Lock()
 	debts := l.missing(s, l.minSaved(), reason)
 	n, fits := l.unread(s, debts), l.fits(debts)
+	l.keepInHand(s)
 	l.mu.Unlock()
 	if !fits { // then it is told in the log, before anything is dropped
 		if err := l.writeDebts(debts); err != nil {

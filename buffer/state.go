@@ -50,6 +50,8 @@ type savedClass struct {
 	Until    map[string]uint64 `json:"until,omitempty"`    // by uplink that is not configured any more: it was to get everything up to here
 	Debts    []debt            `json:"debts,omitempty"`
 
+	InHand [][2]uint64 `json:"in_hand,omitempty"` // runs that were dropped while uplinks had them in hand, and are not counted as dropped yet
+
 	Ahead map[string][][2]uint64 `json:"ahead,omitempty"` // by uplink: runs behind its cursor that it has got, first and last
 }
 
@@ -61,7 +63,7 @@ const leastDebtRoom = 1 << 10
 func (c *Config) stateSize() (n int) {
 	const digits = 20
 	for _, class := range c.Classes {
-		n += 4*digits + len(class.Name) + len(`"":{"next":,"reserved":,"newest":,"volatile":true,"cursors":{},"until":{},"debts":[],"ahead":{}},`)
+		n += 4*digits + len(class.Name) + len(`"":{"next":,"reserved":,"newest":,"volatile":true,"cursors":{},"until":{},"debts":[],"in_hand":[],"ahead":{}},`) + maxInHand*(2*digits+len(`[,],`))
 		for name := range c.Uplinks {
 			n += 2*(digits+len(name)+len(`"":,`)) + len(name) + len(`"":[],`) + maxAhead*(2*digits+len(`[,],`))
 		}

@@ -339,6 +339,7 @@ func (l *lane) publish(s *segment, w *load, batches []Batch, behind int, size, w
 	l.committed += w.tally.events - s.tally.events
 	s.tally, s.bytes = w.tally, size
 	s.gaps = append(s.gaps, w.gaps...)
+	l.countInHand(w.gaps)
 	if w.skip != nil {
 		s.skips = append(s.skips, *w.skip)
 	}
