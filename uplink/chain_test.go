@@ -30,8 +30,13 @@ type storedLog struct {
 
 func newStoredLog(t *testing.T, dir string) *storedLog {
 	t.Helper()
-	b, err := buffer.Open(buffer.Config{Dir: dir, Uplinks: map[string][]string{"central": nil},
+	return openStoredLog(t, buffer.Config{Dir: dir, Uplinks: map[string][]string{"central": nil},
 		Classes: []buffer.Class{{Name: "alarm", Priority: 100}, {Name: "process", Priority: 10}}})
+}
+
+func openStoredLog(t *testing.T, c buffer.Config) *storedLog {
+	t.Helper()
+	b, err := buffer.Open(c)
 	if err != nil {
 		t.Fatal(err)
 	}

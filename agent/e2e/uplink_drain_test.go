@@ -28,9 +28,10 @@ const backlogEnv = "SLUICE_E2E_BACKLOG"
 type speed struct{ rate, micros float64 } // micros: CPU microseconds an event
 
 // TestUplinkDrain measures how fast a backlog goes out, with both deliveries, and
-// holds it against the Kafka client alone that produces the same records. The clock is
-// printed; it is the CPU time that is judged, which other work on the machine and the
-// broker's share of it change less.
+// holds it against the Kafka client alone that produces the same records. Judged are the CPU
+// time, which other work on the machine and the broker's share of it change less, and the
+// rates, since a stall costs no CPU time. Rates that are too low are measured once more, and
+// the better try counts: all three are of the same try, so that the machine is about the same.
 func TestUplinkDrain(t *testing.T) {
 	n := 300_000
 	if v := os.Getenv(backlogEnv); v != "" {
@@ -39,19 +40,36 @@ func TestUplinkDrain(t *testing.T) {
 			t.Fatalf("%s is %q (at least 10000)", backlogEnv, v)
 		}
 	}
-	dir := t.TempDir()
-	k := startKafka(t, dir)
-	warm := bareRate(t, k, n/4)
-	alone := bareRate(t, k, n)
-	once := drainRate(t, k, n, "at_least_once")
-	exact := drainRate(t, k, n, "exactly_once")
-	fmt.Printf("E2E drain events=%d client_alone=%.0f/s (cold %.0f/s) at_least_once=%.0f/s (%.2f of alone) exactly_once=%.0f/s (%.2f of at_least_once)\n",
-		n, alone.rate, warm.rate, once.rate, once.rate/alone.rate, exact.rate, exact.rate/once.rate)
-	fmt.Printf("E2E drain cpu us/event client_alone=%.2f at_least_once=%.2f (alone has %.2f of it) exactly_once=%.2f (at_least_once has %.2f of it)\n",
-		alone.micros, once.micros, alone.micros/once.micros, exact.micros, once.micros/exact.micros)
-	if once.micros > alone.micros/0.4 || exact.micros > once.micros/0.6 {
-		t.Errorf("the backlog drains too slowly")
+	k := startKafka(t, t.TempDir())
+	bareRate(t, k, n/4, "cold") // not counted
+	d := measureDrain(t, k, n, "first")
+	if d.once.micros > d.alone.micros/onceShare || d.exact.micros > d.once.micros/exactShare {
+		t.Errorf("the backlog takes too much CPU time")
 	}
+	if !d.keepsUp() && !measureDrain(t, k, n, "second").keepsUp() {
+		t.Errorf("the backlog drains too slowly, twice")
+	}
+}
+
+// What is wanted: at_least_once of the client alone, exactly_once of at_least_once.
+const onceShare, exactShare = 0.4, 0.6
+
+// drainSpeeds is the same backlog in three ways.
+type drainSpeeds struct{ alone, once, exact speed }
+
+func (d drainSpeeds) keepsUp() bool {
+	return d.once.rate >= onceShare*d.alone.rate && d.exact.rate >= exactShare*d.once.rate
+}
+
+// measureDrain sends n events in each way, to topics of the try's own.
+func measureDrain(t *testing.T, k *kafka, n int, try string) drainSpeeds {
+	t.Helper()
+	d := drainSpeeds{bareRate(t, k, n, try), drainRate(t, k, n, "at_least_once", try), drainRate(t, k, n, "exactly_once", try)}
+	fmt.Printf("E2E drain %s events=%d client_alone=%.0f/s at_least_once=%.0f/s (%.2f of alone) exactly_once=%.0f/s (%.2f of at_least_once)\n",
+		try, n, d.alone.rate, d.once.rate, d.once.rate/d.alone.rate, d.exact.rate, d.exact.rate/d.once.rate)
+	fmt.Printf("E2E drain %s cpu us/event client_alone=%.2f at_least_once=%.2f (alone has %.2f of it) exactly_once=%.2f (at_least_once has %.2f of it)\n",
+		try, d.alone.micros, d.once.micros, d.alone.micros/d.once.micros, d.exact.micros, d.once.micros/d.exact.micros)
+	return d
 }
 
 // fillBacklog writes n events into the buffer of an agent that does not run yet.
@@ -87,9 +105,9 @@ func fillBacklog(t *testing.T, dataDir string, n int) {
 }
 
 // drainRate returns how fast an agent sends a backlog. Its start is in the CPU time.
-func drainRate(t *testing.T, k *kafka, n int, delivery string) speed {
+func drainRate(t *testing.T, k *kafka, n int, delivery, try string) speed {
 	t.Helper()
-	dir, topic := t.TempDir(), "drain."+delivery
+	dir, topic := t.TempDir(), "drain."+delivery+"."+try
 	k.createTopic(t, topic)
 	fillBacklog(t, filepath.Join(dir, "data"), n)
 	a := newAgent(t, dir, func(dataDir, http string) string {
@@ -136,9 +154,9 @@ func (k *kafka) committed(t testing.TB, topic string) int {
 }
 
 // bareRate returns how fast the Kafka client alone produces records.
-func bareRate(t *testing.T, k *kafka, n int) speed {
+func bareRate(t *testing.T, k *kafka, n int, try string) speed {
 	t.Helper()
-	topic := fmt.Sprintf("alone-%d", n)
+	topic := "alone." + try
 	k.createTopic(t, topic)
 	client := k.client(t, kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(kgo.ZstdCompression().WithLevel(1)),
 		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(10_000))
