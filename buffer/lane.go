@@ -61,14 +61,15 @@ type lane struct {
 
 	next       uint64 // sequence number of the next event
 	reserved   uint64
-	stored     uint64     // everything up to here is written, or was never to be
-	segments   []*segment // oldest first
-	active     *segment   // the last of segments, or nil before the first commit
-	opened     []*segment // sealed segments open for reading, oldest use first
-	tail       []recent   // the newest batches
-	tailSum    int64      // bytes
-	held       []held     // the newest of them, as far as they are not written
-	heldSum    int64      // bytes
+	stored     uint64         // everything up to here is written, or was never to be
+	segments   []*segment     // oldest first
+	closing    sync.WaitGroup // of full segments
+	active     *segment       // the last of segments, or nil before the first commit
+	opened     []*segment     // sealed segments open for reading, oldest use first
+	tail       []recent       // the newest batches
+	tailSum    int64          // bytes
+	held       []held         // the newest of them, as far as they are not written
+	heldSum    int64          // bytes
 	cursors    map[string]*cursor
 	stateSaved time.Time       // when the cursors were last saved
 	waiting    []chan struct{} // readers, to be told of new batches
@@ -175,6 +176,7 @@ func (l *lane) shut() {
 // close closes the files. The writer must have ended.
 func (l *lane) close() {
 	l.shut()
+	l.closing.Wait()
 	for _, s := range l.segments {
 		if err := s.close(); err != nil {
 			l.log.Warn("close a segment", "file", s.path, "error", err)

@@ -50,3 +50,35 @@ func TestAFullClassHasNoRoomUntilItIsDelivered(t *testing.T) {
 	}
 	waitFor(t, "room", func() bool { return r.Room("process") })
 }
+
+// TestAReaderNeverBlocksTheWriter holds a read of the segment that is written, until it is
+// full and the next ones are: a file whose map has to grow would wait for it.
+func TestAReaderNeverBlocksTheWriter(t *testing.T) {
+	r := start(t, config(t, func(c *Config) { c.Segment, c.Classes[0].KeepBytes, c.Log = 4<<20, 64<<20, nil }))
+	putNoise(t, r, 0, 1)
+	l := r.lanes["process"]
+	l.mu.Lock()
+	held := l.active
+	l.mu.Unlock()
+	reading, err := held.db.Begin(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		putNoise(t, r, 1, 8000) // 20 MB
+	}()
+	select {
+	case <-written:
+	case <-time.After(time.Minute):
+		t.Error("the writer waits for a reader")
+	}
+	if err := reading.Rollback(); err != nil {
+		t.Error(err)
+	}
+	<-written
+	if size := held.bytes; size < 4<<20 {
+		t.Errorf("the segment that was read has %d bytes", size)
+	}
+}

@@ -411,9 +411,11 @@ func (l *lane) roll() error {
 		return err
 	}
 	if old != nil {
-		if err := old.close(); err != nil { // its commits are durable; readers open it again
-			l.log.Warn("close a full segment", "file", old.path, "error", err)
-		}
+		l.closing.Go(func() { // that waits for who reads it just now
+			if err := old.close(); err != nil { // its commits are durable; readers open it again
+				l.log.Warn("close a full segment", "file", old.path, "error", err)
+			}
+		})
 	}
 	return nil
 }
