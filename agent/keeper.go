@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -38,7 +39,7 @@ const (
 //	keeper.go          what it is made of, run      keeper_boot.go    what a start begins with
 //	keeper_records.go  documents from the topic     keeper_trial.go   adopt, prove, commit, go back
 //	keeper_link.go     the channel to the topics    keeper_status.go  what is told on the status topic
-//	keeper_command.go  commands
+//	keeper_command.go  commands                     keeper_outline.go what is up, told when it changes
 type keeper struct {
 	sup     *Supervisor
 	log     *slog.Logger
@@ -256,7 +257,8 @@ func (k *keeper) noticed(code trust.Code, format string, args ...any) {
 func (k *keeper) run(ctx context.Context) {
 	defer k.wg.Wait()
 	k.life = ctx
-	judge, report := time.NewTicker(judgeEvery), time.NewTimer(firstReport())
+	period := cmp.Or(k.sup.reportEvery, reportEvery)
+	judge, report := time.NewTicker(judgeEvery), time.NewTimer(firstReport(period))
 	defer judge.Stop()
 	defer report.Stop()
 	k.reread = time.NewTimer(0)
@@ -283,8 +285,9 @@ func (k *keeper) run(ctx context.Context) {
 			if k.trial != nil {
 				k.judge(ctx)
 			}
+			k.tellOutline(time.Now())
 		case <-report.C:
-			report.Reset(reportEvery)
+			report.Reset(period)
 			k.publish(false)
 		case <-k.ripe.C:
 			if !k.settled() {

@@ -57,12 +57,11 @@ func (k *keeper) relink(ctx context.Context, again bool) error {
 	l, err := k.openLink(cfg)
 	if err != nil {
 		k.log.Error("the topics of remote config cannot be reached", "error", err)
+		k.told.outline.told = "" // what waited is lost
 		k.later()
 		return err
 	}
-	for len(waiting) > 0 {
-		l.out <- <-waiting
-	}
+	l.inherit(waiting)
 	var own context.Context
 	own, l.cancel = context.WithCancel(ctx)
 	l.key, k.link = key, l
@@ -103,6 +102,18 @@ func (k *keeper) unlink() {
 	}
 }
 
+// inherit takes over what waited for another link, whose sender may take one more.
+func (l *link) inherit(waiting chan letter) {
+	for {
+		select {
+		case x := <-waiting:
+			l.out <- x
+		default:
+			return
+		}
+	}
+}
+
 // send writes status records one after the other.
 func (l *link) send(ctx context.Context, k *keeper, id string) {
 	said := ""
@@ -116,7 +127,9 @@ func (l *link) send(ctx context.Context, k *keeper, id string) {
 			case err == nil:
 				said = ""
 				k.do(ctx, func() { k.acknowledged(x.number) })
-			case ctx.Err() == nil && !errors.Is(err, channel.ErrReplaced) && err.Error() != said:
+			case ctx.Err() != nil:
+				k.do(k.life, func() { k.unsaid(x.number) })
+			case !errors.Is(err, channel.ErrReplaced) && err.Error() != said:
 				said = err.Error()
 				k.log.Warn("the status cannot be published", "error", err)
 			}
@@ -175,7 +188,7 @@ func (c courier) Command(ctx context.Context, r channel.Record) {
 }
 
 // firstReport spreads the minutes of a fleet that was started together.
-func firstReport() time.Duration { return rand.N(reportEvery) }
+func firstReport(period time.Duration) time.Duration { return rand.N(period) }
 
 // oddities says what is wrong with the topic, as it is and by what is remembered.
 func (k *keeper) oddities(t channel.TopicState) *verdict {

@@ -45,6 +45,9 @@ type fleet struct {
 	machine paho.Client
 	trial   atomic.Int64 // ns: that of the configs that are read from now on
 
+	plantEnds   func()        // has the broker go away
+	reportEvery time.Duration // of agents that are started; 0: the usual
+
 	mu       sync.Mutex
 	statuses []remote.StatusRecord
 	news     chan struct{}
@@ -131,7 +134,8 @@ func newFleet(t *testing.T) *fleet {
 		t.Fatal(err)
 	}
 	go func() { _ = server.Serve() }() // ends with Close
-	t.Cleanup(func() { _ = server.Close() })
+	f.plantEnds = sync.OnceFunc(func() { _ = server.Close() })
+	t.Cleanup(f.plantEnds)
 	if f.cluster, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.DefaultNumPartitions(1), kfake.AllowAutoTopicCreation()); err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +369,7 @@ func (f *fleet) start(text []byte, trial time.Duration) (stop func()) {
 	}
 	f.trial.Store(int64(trial))
 	s := supervisor(f.dir, func() time.Duration { return time.Duration(f.trial.Load()) })
-	s.Out = f.Output()
+	s.Out, s.reportEvery = f.Output(), f.reportEvery
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()

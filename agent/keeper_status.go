@@ -17,6 +17,7 @@ const toldAMinute = 10
 type telling struct {
 	number  uint64      // of the last record
 	refused []time.Time // when the last refusals were told
+	outline outline     // of the last record
 }
 
 // tellRefusal reports a record that is refused, unless too many were.
@@ -105,6 +106,7 @@ func (k *keeper) publish(news bool) {
 		return
 	}
 	k.told.number++
+	k.told.outline.told = k.agent.parts().outline() // before the record is made: what changes in between is told again
 	x := letter{k.told.number, k.statusRecord()}
 	for {
 		select {
@@ -123,7 +125,7 @@ func (k *keeper) publish(news bool) {
 func (k *keeper) statusRecord() []byte {
 	st := k.agent.Status()
 	r := remote.StatusRecord{Agent: st.Agent, Version: st.Version, Labels: st.Labels, Boot: k.boot, Time: time.Now().UTC(), Config: k.last,
-		Buffer: map[string]remote.ClassStatus{}, Sources: map[string]remote.SourceStatus{}, Uplinks: map[string]remote.UplinkStatus{}, Commands: k.commands.list, Update: k.updating}
+		Buffer: map[string]remote.ClassStatus{}, Sources: map[string]remote.SourceStatus{}, Uplinks: map[string]remote.UplinkStatus{}, Commands: append([]remote.CommandStatus{}, k.commands.list...), Update: k.updating}
 	for name, c := range st.Classes {
 		r.Buffer[name] = remote.ClassStatus{Events: c.Events, Bytes: c.Bytes, OldestSeconds: c.OldestSeconds, Blocked: c.Blocked, Fault: c.Fault}
 	}

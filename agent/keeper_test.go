@@ -15,6 +15,7 @@ import (
 	"sluice/agent/remote"
 	"sluice/agent/remote/floor"
 	"sluice/agent/remote/trust"
+	"sluice/agent/web"
 	"sluice/drivers/loopback"
 )
 
@@ -208,46 +209,54 @@ func (f *fleet) arrivesN(topic string, n int) (values []string) {
 	return values
 }
 
-// TestAConfigThatBreaksSomethingIsUndone: each ends as it began, and a message that
-// was taken while it ran arrives.
+// TestAConfigThatBreaksSomethingIsUndone: each ends as it began, and messages arrive,
+// both one that is taken while it is on trial and one after that.
 func TestAConfigThatBreaksSomethingIsUndone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	defer f.start(f.file(""), patience)()
+	pages := loopback.Addr(t) // of what is on trial, when the status topic is out of reach
+	seen := func(text, addr string) string {
+		return strings.Replace(text, `http: ""`, fmt.Sprintf("http: %q", addr), 1)
+	}
+	defer f.start([]byte(seen(string(f.file("")), pages)), patience)()
 	f.trial.Store(int64(4 * time.Second)) // of what comes after the good one
-	f.publishConfig(signed{version: 1, body: f.config(settings{})})
+	f.publishConfig(signed{version: 1, body: seen(f.config(settings{}), pages)})
 	f.state(0, remote.StateApplied, 1, "")
-	taken, err := os.ReadFile(filepath.Join(f.dir, "sluice.yaml"))
+	before, err := os.ReadFile(filepath.Join(f.dir, "sluice.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	busy := newCounted(t, f.mqtt)
+	busy, taken := newCounted(t, f.mqtt), 0
 	for i, c := range []struct {
 		name, why string
 		code      trust.Code
 		s         settings
 		http      string
+		takes     bool // messages, while it is on trial
 	}{
-		{"wrong broker address", "uplink central", remote.TrialFailed, settings{brokers: loopback.Addr(t)}, ""},
-		{"wrong credentials", "uplink central", remote.TrialFailed, settings{extra: `, sasl: { mechanism: plain, username: u, password: p }`}, ""},
-		{"a source that was up", "source line", remote.TrialFailed, settings{http: loopback.Addr(t)}, ""},
-		{"an address that is in use", "address already in use", remote.StartFailed, settings{}, busy.addr},
+		{"wrong broker address", "uplink central", remote.TrialFailed, settings{brokers: loopback.Addr(t)}, pages, true},
+		{"wrong credentials", "uplink central", remote.TrialFailed, settings{extra: `, sasl: { mechanism: plain, username: u, password: p }`}, pages, true},
+		{"a source that was up", "source line", remote.TrialFailed, settings{http: loopback.Addr(t)}, pages, false},
+		{"an address that is in use", "address already in use", remote.StartFailed, settings{}, busy.addr, false},
 	} {
 		mark, version := f.mark(), i+2
-		body := f.config(c.s)
-		if c.http != "" {
-			body = strings.Replace(body, `http: ""`, fmt.Sprintf("http: %q", c.http), 1)
+		f.publishConfig(signed{version: version, body: seen(f.config(c.s), c.http)})
+		during := c.name + ", on trial"
+		if c.takes && f.takenOnTrial(pages, uint64(version), during) {
+			taken++
 		}
-		f.publishConfig(signed{version: version, body: body})
 		st := f.status(mark, c.name+" rolled back", func(st remote.StatusRecord) bool { // the end of the one before may be told again
 			return st.Config.State == remote.StateRolledBack && st.Config.Desired == uint64(version)
 		})
 		if !strings.Contains(st.Config.Reason, c.why) || st.Config.Running != 1 || st.Config.Code != c.code {
 			t.Errorf("%s: %+v", c.name, st.Config)
 		}
-		f.status(mark, "all up again", func(st remote.StatusRecord) bool { return st.Config.Running == 1 })
+		waitPage(t, "http://"+pages+"/readyz", "ok") // the source is up again
 		f.publish("factory/1", c.name)
 		f.arrives("p.process", c.name)
+		if c.takes {
+			f.arrives("p.process", during)
+		}
 
 		// What is refused after that is told, too, and what was rolled back stays desired.
 		mark = f.mark()
@@ -256,7 +265,37 @@ func TestAConfigThatBreaksSomethingIsUndone(t *testing.T) {
 			t.Errorf("%s, then junk: %+v", c.name, st.Config)
 		}
 	}
-	if now, err := os.ReadFile(filepath.Join(f.dir, "sluice.yaml")); err != nil || !bytes.Equal(now, taken) {
+	if taken == 0 {
+		t.Error("no message was taken during a trial")
+	}
+	if now, err := os.ReadFile(filepath.Join(f.dir, "sluice.yaml")); err != nil || !bytes.Equal(now, before) {
 		t.Error("the file was changed:", err)
 	}
+}
+
+// takenOnTrial publishes a message while a config is on trial, by the status page, and
+// waits until the agent has taken it; false: the trial was over before, since the machine
+// stood still.
+func (f *fleet) takenOnTrial(pages string, version uint64, payload string) bool {
+	f.Helper()
+	wait := func(what string, is func(web.Status) bool) (st web.Status) {
+		f.Helper()
+		for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			if err := json.Unmarshal([]byte(waitPage(f.T, "http://"+pages+"/api/v1/status", `"agent"`)), &st); err != nil {
+				f.Fatal(err)
+			} else if is(st) {
+				return st
+			} else if time.Now().After(end) {
+				f.Fatalf("%s: never %s: %+v", payload, what, st.Config)
+			}
+		}
+	}
+	onTrial := func(st web.Status) bool {
+		return st.Config.State == string(remote.StateTrial) && st.Config.Version == version
+	}
+	before := wait("on trial", func(st web.Status) bool {
+		return onTrial(st) || st.Config.State == string(remote.StateRolledBack) && st.Config.Desired == version
+	}).Sources["line"].Taken["process"]
+	f.publish("factory/1", payload)
+	return onTrial(wait("taken", func(st web.Status) bool { return st.Sources["line"].Taken["process"] > before }))
 }

@@ -27,9 +27,10 @@ type Supervisor struct {
 	Reload  <-chan os.Signal                          // asks for the file to be read again; nil: never
 	Notify  Notifier                                  // is told how it goes
 
-	folder     func(dir string) floor.Folder // where remote configs are stored; nil: the file system
-	stallLimit time.Duration                 // of Options
-	again      chan struct{}                 // the command restart: another agent is to take over
+	folder      func(dir string) floor.Folder // where remote configs are stored; nil: the file system
+	stallLimit  time.Duration                 // of Options
+	reportEvery time.Duration                 // how often the status is told without news; 0: the usual
+	again       chan struct{}                 // the command restart: another agent is to take over
 }
 
 // Notifier is told how the agent is, by one goroutine. Its methods must not

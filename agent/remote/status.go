@@ -42,10 +42,10 @@ type StatusRecord struct {
 	Time    time.Time         `json:"time"`
 	Config  ConfigStatus      `json:"config"`
 
-	Buffer   map[string]ClassStatus  `json:"buffer,omitempty"`  // by class
-	Sources  map[string]SourceStatus `json:"sources,omitempty"` // by name
-	Uplinks  map[string]UplinkStatus `json:"uplinks,omitempty"` // by name
-	Commands []CommandStatus         `json:"commands,omitempty"`
+	Buffer   map[string]ClassStatus  `json:"buffer"`  // by class
+	Sources  map[string]SourceStatus `json:"sources"` // by name
+	Uplinks  map[string]UplinkStatus `json:"uplinks"` // by name
+	Commands []CommandStatus         `json:"commands"`
 	Update   *UpdateStatus           `json:"update,omitempty"` // the last one of this life, or what the last life left
 }
 
@@ -65,10 +65,10 @@ type ConfigStatus struct {
 	Running uint64     `json:"running"`          // version that runs; 0: the config of the file
 	Target  string     `json:"target,omitempty"` // of the document that runs
 	Epoch   uint64     `json:"epoch,omitempty"`
-	Hash    string     `json:"hash,omitempty"` // SHA-256 of the running document's payload, hex
+	Hash    string     `json:"hash"` // SHA-256 of the running document's payload, hex
 	State   State      `json:"state"`
-	Code    trust.Code `json:"code,omitempty"`
-	Reason  string     `json:"reason,omitempty"`
+	Code    trust.Code `json:"code"`
+	Reason  string     `json:"reason"`
 	Since   time.Time  `json:"since"`
 	Refused uint64     `json:"refused,omitempty"` // documents and commands that were refused in this life, told or not
 }
