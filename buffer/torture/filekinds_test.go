@@ -145,7 +145,7 @@ var stateKinds = []kind{
 		v.remove("state")
 		v.remove("marks")
 	}},
-	{name: "state missing, a segment damaged", cases: 30, survives: 0.25, do: func(v *victim) {
+	{name: "state missing, a segment damaged", cases: 30, survives: 0.05, do: func(v *victim) {
 		v.remove("state")
 		flip(1+v.rnd.IntN(50), anywhere)(v)
 	}},

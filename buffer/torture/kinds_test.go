@@ -24,33 +24,33 @@ type kind struct {
 var withBranches = []string{"commits of 1 KiB", "small commits, clean"}
 
 // kinds is all damage that the suite knows.
-var kinds = slices.Concat(pageKinds, fileKinds, stateKinds, []kind{{name: "several at once", cases: 80, survives: 0.2, do: several}})
+var kinds = slices.Concat(pageKinds, fileKinds, stateKinds, []kind{{name: "several at once", cases: 80, survives: 0.15, do: several}})
 
 // pageKinds is what happens within segments.
 var pageKinds = []kind{
 	{name: "one bit", cases: 110, simple: true, survives: 0.25, do: flip(1, anywhere)},
 	{name: "many bits", cases: 60, simple: true, do: func(v *victim) { flip(2+v.rnd.IntN(300), anywhere)(v) }},
-	{name: "bits in page heads", cases: 70, simple: true, survives: 0.4, do: func(v *victim) { flip(1+v.rnd.IntN(4), pageHeads)(v) }},
+	{name: "bits in page heads", cases: 70, simple: true, survives: 0.3, do: func(v *victim) { flip(1+v.rnd.IntN(4), pageHeads)(v) }},
 	{name: "bits in every file", cases: 20, do: bitsEverywhere},
-	{name: "zeroed page", cases: 40, simple: true, survives: 0.4, do: func(v *victim) {
+	{name: "zeroed page", cases: 40, simple: true, survives: 0.3, do: func(v *victim) {
 		v.inSegment(func(b []byte) []byte { clear(page(b, v.rnd.IntN(pages(b)))); return b })
 	}},
-	{name: "zeroed live page", cases: 40, simple: true, survives: 0.5, do: func(v *victim) {
+	{name: "zeroed live page", cases: 40, simple: true, survives: 0.4, do: func(v *victim) {
 		v.inSegment(func(b []byte) []byte { clear(page(b, v.livePage(b))); return b })
 	}},
-	{name: "random page", cases: 50, simple: true, survives: 0.4, do: func(v *victim) {
+	{name: "random page", cases: 50, simple: true, survives: 0.3, do: func(v *victim) {
 		v.inSegment(func(b []byte) []byte { copy(page(b, v.livePage(b)), v.bytes(pageSize)); return b })
 	}},
-	{name: "cut at any byte", cases: 50, simple: true, survives: 0.1, do: func(v *victim) {
+	{name: "cut at any byte", cases: 50, simple: true, survives: 0.05, do: func(v *victim) {
 		v.inSegment(func(b []byte) []byte { return b[:v.rnd.IntN(len(b))] })
 	}},
-	{name: "cut at a page", cases: 40, simple: true, survives: 0.15, do: func(v *victim) {
+	{name: "cut at a page", cases: 40, simple: true, survives: 0.05, do: func(v *victim) {
 		v.inSegment(func(b []byte) []byte { return b[:v.rnd.IntN(pages(b))*pageSize] })
 	}},
 	{name: "extended", cases: 30, simple: true, survives: 1, do: func(v *victim) {
 		v.inSegment(func(b []byte) []byte { return append(b, v.bytes(1+v.rnd.IntN(64<<10))...) })
 	}},
-	{name: "pages swapped", cases: 40, simple: true, survives: 0.4, do: func(v *victim) {
+	{name: "pages swapped", cases: 40, simple: true, survives: 0.3, do: func(v *victim) {
 		v.inSegment(func(b []byte) []byte {
 			p, q := page(b, v.livePage(b)), page(b, v.livePage(b))
 			was := append([]byte(nil), p...)
@@ -59,10 +59,10 @@ var pageKinds = []kind{
 			return b
 		})
 	}},
-	{name: "page over another", cases: 60, simple: true, survives: 0.5, do: func(v *victim) {
+	{name: "page over another", cases: 60, simple: true, survives: 0.4, do: func(v *victim) {
 		v.inSegment(func(b []byte) []byte { copy(page(b, v.livePage(b)), page(b, v.livePage(b))); return b })
 	}},
-	{name: "page of another file", cases: 40, survives: 0.3, do: pageOfAnother},
+	{name: "page of another file", cases: 40, survives: 0.2, do: pageOfAnother},
 	{name: "meta pages swapped", cases: 10, survives: 0.9, do: func(v *victim) {
 		v.inSegment(func(b []byte) []byte {
 			was := append([]byte(nil), page(b, 0)...)
@@ -71,7 +71,7 @@ var pageKinds = []kind{
 			return b
 		})
 	}},
-	{name: "older meta page twice", cases: 10, survives: 0.3, do: oldMeta},
+	{name: "older meta page twice", cases: 10, survives: 0.05, do: oldMeta},
 	{name: "branch page points to itself", cases: 30, shapes: withBranches, do: func(v *victim) { cycle(v, false) }},
 	{name: "branch page points to its parent", cases: 30, shapes: withBranches, do: func(v *victim) { cycle(v, true) }},
 	{name: "page number changed anywhere", cases: 40, simple: true, survives: 0.9, do: anyLink},
