@@ -65,7 +65,8 @@ func (a *Agent) Status() web.Status {
 
 func (p *parts) addUplinkStatus(st *web.Status, name string, log buffer.Stats, patience time.Duration) {
 	k := together(p.legsOf(name))
-	out := web.Uplink{Up: k.Up, State: k.State, LastError: k.LastError, Delivered: map[string]uint64{}, Lag: map[string]uint64{},
+	out := web.Uplink{Up: k.Up, State: k.State, LastError: k.LastError, ErrorAge: ago(k.LastErrAt),
+		Delivered: map[string]uint64{}, Lag: map[string]uint64{},
 		InFlight: k.InFlight, SentBytes: k.SentBytes, Closed: k.Closed, Metered: k.Metered}
 	for class, c := range log.Classes {
 		if at, reads := c.Uplinks[name]; reads {
@@ -129,13 +130,26 @@ func (p *parts) sayFailover(out *web.Uplink, name string) (then string, elsewher
 	return then, false
 }
 
-// together adds up what the clients of one cluster know. It is up if all are.
+// ago is how long ago something was, in seconds; 0: it never was. It does not
+// go by the wall clock, which a gateway may set after its start.
+func ago(at time.Time) float64 {
+	if at.IsZero() {
+		return 0
+	}
+	return time.Since(at).Seconds()
+}
+
+// together adds up what the clients of one cluster know. It is up if all are; the last
+// error is that of one that is not, or the latest.
 func together(legs []*leg) uplink.Stats {
 	all := legs[0].stats()
 	for _, l := range legs[1:] {
 		s := l.stats()
 		if all.Up && !s.Up {
-			all.State, all.LastError = s.State, s.LastError
+			all.State = s.State
+		}
+		if all.Up && (!s.Up || s.LastErrAt.After(all.LastErrAt)) {
+			all.LastError, all.LastErrAt = s.LastError, s.LastErrAt
 		}
 		all.Up = all.Up && s.Up
 		all.Closed, all.Metered = all.Closed || s.Closed, all.Metered || s.Metered
@@ -152,12 +166,12 @@ func classStatus(c buffer.ClassStats) web.Class {
 }
 
 func sourceStatus(kind string, d drivers.Stats) web.Source {
-	s := web.Source{Type: kind, Up: d.Up, State: d.State, LastError: d.LastError, Taken: d.Taken, Rejected: d.Rejected}
+	s := web.Source{Type: kind, Up: d.Up, State: d.State, LastError: d.LastError, ErrorAge: ago(d.LastErrAt), Taken: d.Taken, Rejected: d.Rejected}
 	for _, dev := range d.Devices {
 		if s.Devices == nil {
 			s.Devices = map[string]web.Device{}
 		}
-		s.Devices[dev.Name] = web.Device{Up: dev.Up, LastError: dev.LastError, Polls: dev.Polls}
+		s.Devices[dev.Name] = web.Device{Up: dev.Up, LastError: dev.LastError, ErrorAge: ago(dev.LastErrAt), Polls: dev.Polls}
 	}
 	return s
 }

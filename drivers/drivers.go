@@ -94,6 +94,7 @@ type Stats struct {
 type DeviceStats struct {
 	Name      string
 	Up        bool
-	LastError string
+	LastError string            // as in Stats
+	LastErrAt time.Time         // when that was
 	Polls     map[string]uint64 // by result ("ok", "timeout", "exception-2", …)
 }

@@ -39,8 +39,9 @@ func TestTwoAgentsWithOneID(t *testing.T) {
 		old.put(messages("process", 100+i*100, 100, 5)...)
 	}
 	waitFor(t, "the older one to say it", func() bool { return a.Stats().Fenced })
+	asked := time.Now()
 	s := a.Stats()
-	if s.Up || !strings.Contains(s.State, "another agent sends as gw-17/central") || !strings.Contains(s.LastError, "agent.id") {
+	if s.Up || s.LastErrAt.Before(asked) || !strings.Contains(s.State, "another agent sends as gw-17/central") || !strings.Contains(s.LastError, "agent.id") {
 		t.Errorf("stats %+v", s)
 	}
 	time.Sleep(time.Second) // some checks

@@ -41,9 +41,9 @@ func (k *Kafka) Stats() Stats {
 	case v.up && duty(k.duty.Load()) != sends:
 		says = "reachable, stands by"
 	case fenced != "":
-		v.up, v.lastError, says = false, fenced, fenced
+		v.up, v.lastError, v.lastErrAt, says = false, fenced, time.Now(), fenced // as long as that lasts
 	case trouble != "" && v.up:
-		v.up, v.lastError, says = false, trouble, "cannot send: "+trouble
+		v.up, v.lastError, v.lastErrAt, says = false, trouble, time.Now(), "cannot send: "+trouble
 	}
 	return Stats{
 		Up: v.up, State: says, Closed: !link.Open, Metered: link.Metered, Fenced: fenced != "", Stuck: k.stuck(v, p),

@@ -78,10 +78,10 @@ func auditJSON(out io.Writer, r *audit.Result, o *auditOptions) error {
 func auditText(out io.Writer, r *audit.Result, o *auditOptions) error {
 	buffered := bufio.NewWriterSize(out, 64<<10)
 	w := tabwriter.NewWriter(buffered, 0, 0, 2, ' ', 0)
-	fmt.Fprint(w, "AGENT\tCLASS\tINCARNATION\tBEGINS\tFIRST\tLAST\tDELIVERED\tEXPLAINED\tUNEXPLAINED\tCUT OFF\tDUPLICATES\tREPLAYED\tDISORDER\tNEWEST\n")
+	fmt.Fprint(w, "AGENT\tCLASS\tINCARNATION\tBEGINS\tFIRST\tLAST\tDELIVERED\tEXPLAINED\tUNEXPLAINED\tCUT OFF\tDUPLICATES\tREPLAYED\tDISORDER\tNEWEST\tDELIVERED RANGES\n")
 	for l := range o.lanes(r) {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%s\t%d\t%d\t%d\t%d\t%s\n", l.Agent, l.Class, l.Incarnation, l.Begins, l.First, l.Last,
-			aboutNumber(&l, l.Delivered, "<="), sum(l.Explained), aboutNumber(&l, l.Unexplained, ">="), l.CutOff, l.Duplicates, l.Replayed, l.OutOfOrder, l.Newest.Format(time.RFC3339))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", l.Agent, l.Class, l.Incarnation, l.Begins, l.First, l.Last,
+			aboutNumber(&l, l.Delivered, "<="), sum(l.Explained), aboutNumber(&l, l.Unexplained, ">="), l.CutOff, l.Duplicates, l.Replayed, l.OutOfOrder, l.Newest.Format(time.RFC3339), deliveredText(&l))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -120,7 +120,7 @@ func details(w io.Writer, l *audit.Lane) {
 		for _, reason := range slices.Sorted(maps.Keys(l.Explained)) {
 			parts = append(parts, fmt.Sprintf("%s %d", reason, l.Explained[reason]))
 		}
-		fmt.Fprintf(w, "%s: explained: %s\n", name, strings.Join(parts, ", "))
+		fmt.Fprintf(w, "%s: explained: %s%s\n", name, strings.Join(parts, ", "), explainedText(l))
 	}
 	if l.Unexplained > 0 {
 		where := "where is not known, for want of memory"
@@ -151,14 +151,54 @@ func tail(l *audit.Lane) string {
 	return fmt.Sprintf("lacks %d to %d", l.Last+1, l.FollowedAfter)
 }
 
+// shownRanges is how many delivered and explained ranges of a lane are printed; --json has more.
+const shownRanges = 5
+
+// deliveredText is the first ranges of what is there.
+func deliveredText(l *audit.Lane) string {
+	if l.Coarse {
+		return "not known"
+	}
+	var parts []string
+	for _, r := range l.DeliveredRanges[:min(len(l.DeliveredRanges), shownRanges)] {
+		parts = append(parts, rangeText(r))
+	}
+	return listText(parts, l.DeliveredRangeCount)
+}
+
+// explainedText is the first ranges of what gap records explain; empty where that
+// is not known.
+func explainedText(l *audit.Lane) string {
+	if l.ExplainedRangeCount == 0 {
+		return ""
+	}
+	var parts []string
+	for _, r := range l.ExplainedRanges[:min(len(l.ExplainedRanges), shownRanges)] {
+		parts = append(parts, rangeText(r.Range)+" "+plainText(r.Reason))
+	}
+	return fmt.Sprintf(", in %d ranges: %s", l.ExplainedRangeCount, listText(parts, l.ExplainedRangeCount))
+}
+
+// listText joins the first of all parts and says how many there are beside them.
+func listText(parts []string, all uint64) string {
+	text := strings.Join(parts, ", ")
+	if n := uint64(len(parts)); n > 0 && all > n {
+		text += fmt.Sprintf(", … %d more", all-n)
+	}
+	return text
+}
+
+func rangeText(r audit.Range) string {
+	if r.First == r.Last {
+		return fmt.Sprint(r.First)
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
 func rangesText(l *audit.Lane) string {
 	var parts []string
 	for _, r := range l.UnexplainedExamples {
-		if r.First == r.Last {
-			parts = append(parts, fmt.Sprint(r.First))
-		} else {
-			parts = append(parts, fmt.Sprintf("%d-%d", r.First, r.Last))
-		}
+		parts = append(parts, rangeText(r))
 	}
 	if l.UnexplainedRanges > uint64(len(parts)) {
 		parts = append(parts, "…")

@@ -16,7 +16,7 @@ import (
 )
 
 // TestAudit runs the scripts in testdata/audit against a Kafka at $KAFKA, whose
-// topics whole, holed, doubled, mixed and stuck are as auditTopics says.
+// topics whole, holed, doubled, mixed, stuck and sieve are as auditTopics says.
 func TestAudit(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/audit",
@@ -78,19 +78,20 @@ func stick(c *kfake.Cluster) chan struct{} {
 // auditTopics makes topics of gw-1, class process, each with the numbers 1 to 30
 // in two partitions: whole, with a gap record at 30 for 11 to 14; holed, without
 // 7 and 20 to 22; doubled, with 5 twice; mixed, with foreign and malformed records;
-// stuck, whole.
+// stuck, whole; and sieve, without the even numbers to 20, for each of which there is
+// a gap record at 21 to 30.
 func auditTopics(c *kfake.Cluster) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
-	var records []*kgo.Record
-	for _, topic := range []string{"whole", "holed", "doubled", "mixed", "stuck"} {
+	records := sieve()
+	for _, topic := range []string{"whole", "holed", "doubled", "mixed", "stuck", "sieve"} {
 		if err := c.CreateTopic(topic, 2, map[string]string{"retention.ms": "-1"}); err != nil {
 			return err
 		}
-		for seq := 1; seq <= 30; seq++ {
+		for seq := 1; seq <= 30 && topic != "sieve"; seq++ {
 			switch {
 			case topic == "whole" && seq >= 11 && seq <= 14, topic == "holed" && (seq == 7 || seq >= 20 && seq <= 22):
 			case topic == "whole" && seq == 30:
@@ -106,6 +107,21 @@ func auditTopics(c *kfake.Cluster) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	return cl.ProduceSync(ctx, records...).FirstErr()
+}
+
+// sieve are the records of the topic sieve.
+func sieve() (records []*kgo.Record) {
+	for seq := 1; seq <= 20; seq += 2 {
+		records = append(records, auditRecord("sieve", seq, "sluice.mqtt.message.v1", "{}"))
+	}
+	for i := 1; i <= 10; i++ {
+		reason := "expired"
+		if i > 6 {
+			reason = "corrupt"
+		}
+		records = append(records, auditRecord("sieve", 20+i, "sluice.gap.v1", fmt.Sprintf(`{"first":%d,"last":%d,"count":1,"reason":%q}`, 2*i, 2*i, reason)))
+	}
+	return records
 }
 
 func auditRecord(topic string, seq int, kind, value string) *kgo.Record {

@@ -14,6 +14,9 @@ import (
 	"sluice/agent/web"
 )
 
+// statusEvery is the pace of the questions, and the time that rates are of.
+const statusEvery = time.Second
+
 // status shows the running agent once, or again and again with --watch.
 func status(ctx context.Context, c *call) error {
 	watch := c.flags.Bool("watch", false, "refresh until Ctrl-C")
@@ -38,6 +41,8 @@ func top(ctx context.Context, c *call) error {
 	return status(ctx, c)
 }
 
+// showOnce prints one status. The table has the rates of a second, for which it asks
+// twice; where the second answer fails it goes without.
 func (c *call) showOnce(ctx context.Context, addr string, js bool) error {
 	body, st, err := ask(ctx, addr)
 	if err != nil {
@@ -47,11 +52,21 @@ func (c *call) showOnce(ctx context.Context, addr string, js bool) error {
 		_, err = c.Out.Write(body)
 		return err
 	}
-	return show(c.Out, st, nil, 0)
+	pause := time.NewTimer(statusEvery)
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+		return show(c.Out, st, nil)
+	case <-pause.C:
+	}
+	if _, now, err := ask(ctx, addr); err == nil {
+		return show(c.Out, now, st)
+	}
+	return show(c.Out, st, nil)
 }
 
 func (c *call) showAlways(ctx context.Context, addr string) error {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(statusEvery)
 	defer tick.Stop()
 	var before *web.Status
 	for {
@@ -59,7 +74,7 @@ func (c *call) showAlways(ctx context.Context, addr string) error {
 		fmt.Fprint(c.Out, "\x1b[H\x1b[2J")
 		if err != nil {
 			fmt.Fprintln(c.Out, err)
-		} else if err = show(c.Out, st, before, time.Second); err != nil {
+		} else if err = show(c.Out, st, before); err != nil {
 			return err
 		}
 		before = st
@@ -95,8 +110,14 @@ func ask(ctx context.Context, addr string) ([]byte, *web.Status, error) {
 	return body, &st, nil
 }
 
-// show prints a status as tables; with the one before, rates too.
-func show(out io.Writer, st, before *web.Status, since time.Duration) error {
+// show prints a status as tables; with the one before (nil: unknown), rates too.
+func show(out io.Writer, st, before *web.Status) error {
+	var since time.Duration // by the agent's clock; not after a restart
+	if before == nil {
+		before = &web.Status{}
+	} else {
+		since = time.Duration((st.UptimeSeconds - before.UptimeSeconds) * float64(time.Second))
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "%s  Sluice %s  up %s\n", st.Agent, st.Version, time.Duration(st.UptimeSeconds*float64(time.Second)).Round(time.Second))
 	if text := st.Config.Text(); text != "" {
@@ -108,11 +129,8 @@ func show(out io.Writer, st, before *web.Status, since time.Duration) error {
 	fmt.Fprint(w, "\nSOURCE\tUP\tTAKEN\tRATE\tREFUSED\tSTATE\n")
 	for _, name := range slices.Sorted(maps.Keys(st.Sources)) {
 		s := st.Sources[name]
-		var was uint64
-		if before != nil {
-			was = sum(before.Sources[name].Taken)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, yes(s.Up), sum(s.Taken), rate(sum(s.Taken), was, before != nil, since), sum(s.Rejected), s.State)
+		was, known := before.Sources[name]
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, yes(s.Up), sum(s.Taken), rate(sum(s.Taken), sum(was.Taken), known, since), sum(s.Rejected), s.State)
 	}
 	fmt.Fprint(w, "\nCLASS\tWAITING\tOLDEST\tON DISK\tDROPPED\tSTATE\n")
 	for _, name := range slices.Sorted(maps.Keys(st.Classes)) {
@@ -122,12 +140,10 @@ func show(out io.Writer, st, before *web.Status, since time.Duration) error {
 	fmt.Fprint(w, "\nUPLINK\tUP\tDELIVERED\tRATE\tWAITING\tSTATE\n")
 	for _, name := range slices.Sorted(maps.Keys(st.Uplinks)) {
 		u := st.Uplinks[name]
-		var was uint64
-		if before != nil {
-			was = sum(before.Uplinks[name].Delivered)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, linkWord(u), sum(u.Delivered), rate(sum(u.Delivered), was, before != nil, since), sum(u.Lag), u.State)
+		was, known := before.Uplinks[name]
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%s\n", name, linkWord(u), sum(u.Delivered), rate(sum(u.Delivered), sum(was.Delivered), known, since), sum(u.Lag), u.State)
 	}
+	showTroubles(w, troubles(st))
 	return w.Flush()
 }
 

@@ -74,16 +74,18 @@ type Source struct {
 	Up        bool              `json:"up"`
 	State     string            `json:"state"`
 	LastError string            `json:"last_error"`
-	Taken     map[string]uint64 `json:"taken"`             // by class
-	Rejected  map[string]uint64 `json:"rejected"`          // by reason
-	Devices   map[string]Device `json:"devices,omitempty"` // of a source that polls
+	ErrorAge  float64           `json:"last_error_seconds"` // how long ago that was; 0: there was none
+	Taken     map[string]uint64 `json:"taken"`              // by class
+	Rejected  map[string]uint64 `json:"rejected"`           // by reason
+	Devices   map[string]Device `json:"devices,omitempty"`  // of a source that polls
 }
 
 // Device is one polled device.
 type Device struct {
 	Up        bool              `json:"up"`
 	LastError string            `json:"last_error"`
-	Polls     map[string]uint64 `json:"polls"` // by result
+	ErrorAge  float64           `json:"last_error_seconds"` // as of a source
+	Polls     map[string]uint64 `json:"polls"`              // by result
 }
 
 // Class is one lane of the buffer.
@@ -107,8 +109,9 @@ type Uplink struct {
 	Closed    bool              `json:"closed"`  // by its schedule or conditions; State says why
 	Metered   bool              `json:"metered"` // it is paid for by the byte, or that is not known
 	LastError string            `json:"last_error"`
-	Delivered map[string]uint64 `json:"delivered"` // by class, since the start
-	Lag       map[string]uint64 `json:"lag"`       // by class: stored and not delivered
+	ErrorAge  float64           `json:"last_error_seconds"` // as of a source
+	Delivered map[string]uint64 `json:"delivered"`          // by class, since the start
+	Lag       map[string]uint64 `json:"lag"`                // by class: stored and not delivered
 	InFlight  int               `json:"in_flight"`
 	SentBytes uint64            `json:"sent_bytes"`
 	Late      []string          `json:"late,omitempty"`          // classes whose backlog goes beside new events (live_share)

@@ -126,7 +126,7 @@ func silentDevice(t *testing.T) (wrong string) {
 	if gap := second.Time.Sub(first.Time); gap < 400*time.Millisecond {
 		return fmt.Sprintf("said it again after %v, the heartbeat is 400ms", gap)
 	}
-	if st := s.Stats(); st.Up || st.Devices[0].Up || !strings.Contains(st.LastError, "device d: read holding 0 to 0 of unit 1: no answer in time: check unit number and wiring") {
+	if st := s.Stats(); st.Devices[0].LastErrAt.IsZero() || st.Up || st.Devices[0].Up || !strings.Contains(st.LastError, "device d: read holding 0 to 0 of unit 1: no answer in time: check unit number and wiring") {
 		return fmt.Sprintf("stats of a silent device: %+v", st)
 	}
 	silent.Store(false)

@@ -87,9 +87,8 @@ func (s *stats) polled(device string, o *outcome) {
 	d := s.devices[device]
 	d.Polls[o.result]++
 	if o.err != nil {
-		d.LastError = o.err.Error()
-		s.total.LastError = fmt.Sprintf("device %s: %v", device, o.err)
-		s.total.LastErrAt = time.Now()
+		d.LastError, d.LastErrAt = o.err.Error(), time.Now()
+		s.total.LastError, s.total.LastErrAt = fmt.Sprintf("device %s: %v", device, o.err), d.LastErrAt
 	}
 }
 

@@ -27,6 +27,9 @@ func TestOneLostAndOneDoubledAreFound(t *testing.T) {
 	if l.Duplicates != 1 || len(l.DuplicateExamples) != 1 || l.DuplicateExamples[0].Seq != 311 || l.DuplicateExamples[0].Partition != 311%7%3 {
 		t.Errorf("duplicates %d %+v, want 311", l.Duplicates, l.DuplicateExamples)
 	}
+	if !slices.Equal(l.DeliveredRanges, []Range{{1, 136}, {138, 500}}) || l.DeliveredRangeCount != 2 || len(l.ExplainedRanges) != 0 || l.ExplainedRangeCount != 0 {
+		t.Errorf("delivered %d %v, explained %d %v", l.DeliveredRangeCount, l.DeliveredRanges, l.ExplainedRangeCount, l.ExplainedRanges)
+	}
 	if l.Delivered != 499 || l.Records != 500 || l.Last != 500 || l.Begins != FromStart || l.OutOfOrder != 0 || l.CutOff != 0 {
 		t.Errorf("lane %+v", l)
 	}
@@ -40,6 +43,13 @@ func TestGapRecordsExplain(t *testing.T) {
 	l := only(t, r.audit(t, "plant.process"))
 	if want := map[string]uint64{"drop_oldest": 4, "restart": 3, "thinned": 2}; !maps.Equal(l.Explained, want) {
 		t.Errorf("explained %v, want %v", l.Explained, want)
+	}
+	explained := []ExplainedRange{{Range{10, 13}, "drop_oldest"}, {Range{20, 22}, "restart"}, {Range{30, 30}, "thinned"}, {Range{32, 32}, "thinned"}}
+	if !slices.Equal(l.ExplainedRanges, explained) || l.ExplainedRangeCount != 4 {
+		t.Errorf("explained in %d ranges %v, want %v", l.ExplainedRangeCount, l.ExplainedRanges, explained)
+	}
+	if delivered := []Range{{1, 9}, {14, 19}, {23, 29}, {33, 103}}; !slices.Equal(l.DeliveredRanges, delivered) || l.DeliveredRangeCount != 4 {
+		t.Errorf("delivered in %d ranges %v, want %v", l.DeliveredRangeCount, l.DeliveredRanges, delivered)
 	}
 	if !slices.Equal(l.UnexplainedExamples, []Range{{31, 31}}) || l.GapRecords != 3 || l.Duplicates != 0 || l.Delivered != 93 {
 		t.Errorf("lane %+v", l)
@@ -109,6 +119,8 @@ func TestReplayedRecordsAreNoDuplicates(t *testing.T) {
 	}
 	if l := only(t, r.audit(t, "plant.process,again")); l.Replayed != 5 || l.Duplicates != 0 || l.Unexplained != 0 || l.Delivered != 20 || l.OutOfOrder != 0 {
 		t.Errorf("lane %+v", l)
+	} else if !slices.Equal(l.DeliveredRanges, []Range{{1, 20}}) || l.DeliveredRangeCount != 1 {
+		t.Errorf("delivered in %d ranges %v", l.DeliveredRangeCount, l.DeliveredRanges)
 	}
 }
 

@@ -32,6 +32,12 @@ type Range struct {
 	Last  uint64 `json:"last"`
 }
 
+// ExplainedRange is a run of numbers that gap records of one reason explain.
+type ExplainedRange struct {
+	Range
+	Reason string `json:"reason"`
+}
+
 // How a lane begins.
 const (
 	FromStart  = "start"  // with number 1, or what explains it
@@ -57,6 +63,13 @@ type Lane struct {
 	Explained   map[string]uint64 `json:"explained"`   // numbers that are not there, by the reason that a gap record gives
 	CutOff      uint64            `json:"cut_off"`     // numbers that may be among what the topics lost at their beginning
 	Unexplained uint64            `json:"unexplained"` // numbers that are neither; with Coarse at least so many
+
+	// The first ten runs of numbers that are there, and of those that are not and that
+	// gap records explain, and how many runs there are. None if Coarse.
+	DeliveredRanges     []Range          `json:"delivered_ranges"`
+	DeliveredRangeCount uint64           `json:"delivered_range_count"`
+	ExplainedRanges     []ExplainedRange `json:"explained_ranges"`
+	ExplainedRangeCount uint64           `json:"explained_range_count"`
 
 	UnexplainedRanges   uint64  `json:"unexplained_ranges"` // runs of them
 	UnexplainedExamples []Range `json:"unexplained_examples,omitempty"`
@@ -175,7 +188,7 @@ func (t *Totals) add(l *Lane) {
 // judge works out the account of l.
 func (r *Result) judge(l *lane) Lane {
 	out := Lane{Agent: l.agent, Class: l.class, Incarnation: l.incarnation, Last: l.last, Records: l.records, GapRecords: l.gaps,
-		Explained: map[string]uint64{}, Duplicates: l.duplicates, DuplicateExamples: l.examples, Replayed: l.replays,
+		Explained: map[string]uint64{}, DeliveredRanges: []Range{}, ExplainedRanges: []ExplainedRange{}, Duplicates: l.duplicates, DuplicateExamples: l.examples, Replayed: l.replays,
 		OutOfOrder: l.disorder, Newest: time.UnixMilli(l.newest).UTC()}
 	out.First = l.first
 	if !r.window {
@@ -221,31 +234,43 @@ func (r *Result) judge(l *lane) Lane {
 }
 
 // missing yields the numbers of all that are neither there nor explained, and
-// counts in out those that are. The counts are right when it was used up.
+// counts in out those that are, and their runs. That is complete when it was used up.
 func (l *lane) missing(all span, out *Lane) iter.Seq[span] {
 	return func(yield func(span) bool) {
 		if all.first > all.last {
 			return
 		}
-		var absent uint64
-		left := counted(l.replayed.without(l.delivered.without(one(all))), &absent)
-		passed := make([]uint64, len(l.explained))
+		there := runs{first: out.DeliveredRanges}
+		left := between(all, l.replayed.without(l.delivered.without(one(all), nil), nil), there.add)
+		explained := make([]runs, len(l.explained))
 		for i := range l.explained {
-			left = counted(l.explained[i].numbers.without(left), &passed[i])
+			left = l.explained[i].numbers.without(left, explained[i].add)
 		}
 		for s := range left {
 			if !yield(s) {
 				return
 			}
 		}
-		out.Delivered = all.last - all.first + 1 - absent
-		for i, p := range passed {
-			if n := absent - p; n > 0 {
-				out.Explained[l.explained[i].reason] += n
-			}
-			absent = p
+		out.Delivered, out.DeliveredRanges, out.DeliveredRangeCount = there.numbers, there.first, there.spans
+		for i := range explained {
+			out.addExplained(l.explained[i].reason, &explained[i])
 		}
 	}
+}
+
+// addExplained adds what gap records of one reason explain. The first runs of all are
+// among the first of each reason.
+func (out *Lane) addExplained(reason string, r *runs) {
+	if r.spans == 0 {
+		return
+	}
+	out.Explained[reason] += r.numbers
+	out.ExplainedRangeCount += r.spans
+	for _, k := range r.first {
+		out.ExplainedRanges = append(out.ExplainedRanges, ExplainedRange{k, reason})
+	}
+	slices.SortFunc(out.ExplainedRanges, func(a, b ExplainedRange) int { return cmp.Compare(a.First, b.First) })
+	out.ExplainedRanges = out.ExplainedRanges[:min(len(out.ExplainedRanges), maxExamples)]
 }
 
 // judgeCoarse finds what is surely missing: there cannot be more different

@@ -88,6 +88,40 @@ func TestMemoryOfAFleet(t *testing.T) {
 	runtime.KeepAlive(s)
 }
 
+// TestRangesAreBounded: of a lane with a hole at each second number, half of them
+// explained in turn by two reasons, a verdict holds the first ten ranges of each kind
+// and how many there are, and keeps no room for the others. Of one that is only
+// counted it has none.
+func TestRangesAreBounded(t *testing.T) {
+	const numbers = 400_000
+	s := newSource(DefaultMemory, 3)
+	for seq := uint64(1); seq <= numbers; seq += 2 {
+		s.take("gw-1/process/"+inc, seq, "k")
+	}
+	l := s.tally.lanes["gw-1/process/"+inc]
+	for seq := uint64(2); seq < numbers; seq += 4 {
+		l.explain(gapRecord{First: seq, Last: seq, Reason: []string{"expired", "corrupt"}[seq/4%2]})
+	}
+	r := newResult(s.tally)
+	out := only(t, r)
+	if out.DeliveredRangeCount != numbers/2 || len(out.DeliveredRanges) != maxExamples || out.DeliveredRanges[9] != (Range{19, 19}) {
+		t.Errorf("delivered in %d ranges %v", out.DeliveredRangeCount, out.DeliveredRanges)
+	}
+	if out.ExplainedRangeCount != numbers/4 || len(out.ExplainedRanges) != maxExamples || out.ExplainedRanges[9] != (ExplainedRange{Range{38, 38}, "corrupt"}) {
+		t.Errorf("explained in %d ranges %v", out.ExplainedRangeCount, out.ExplainedRanges)
+	}
+	if out.UnexplainedRanges != numbers/4-1 {
+		t.Errorf("%d unexplained ranges", out.UnexplainedRanges)
+	}
+	if c := cap(out.DeliveredRanges) + cap(out.ExplainedRanges); c > 10*maxExamples {
+		t.Errorf("room for %d ranges is kept", c)
+	}
+	l.coarsen()
+	if out = r.judge(l); out.DeliveredRangeCount+out.ExplainedRangeCount > 0 || len(out.DeliveredRanges)+len(out.ExplainedRanges) > 0 {
+		t.Errorf("a lane that is only counted has ranges: %+v", out)
+	}
+}
+
 // TestMemoryWithTooManyHoles: every second number is lost for good. The largest
 // lanes are only counted then, which the result says; what it says is true.
 func TestMemoryWithTooManyHoles(t *testing.T) {

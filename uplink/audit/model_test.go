@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -185,16 +186,50 @@ func compareLane(t *testing.T, l Lane, m *modelLane) {
 		t.Errorf("%s/%s: duplicates %d, replayed %d, out of order %d; want %d, %d, %d", l.Agent, l.Class, l.Duplicates, l.Replayed, l.OutOfOrder,
 			m.duplicates, m.replays, m.disorder)
 	}
-	var ranges []Range
-	for _, n := range missing {
+	compareRanges(t, l, m)
+	ranges := rangesOf(missing)
+	if l.UnexplainedRanges != uint64(len(ranges)) || !slices.Equal(l.UnexplainedExamples, ranges[:min(len(ranges), maxExamples)]) {
+		t.Errorf("%s/%s: %d ranges %v, want %v", l.Agent, l.Class, l.UnexplainedRanges, l.UnexplainedExamples, ranges)
+	}
+}
+
+// rangesOf are the runs of ascending numbers.
+func rangesOf(numbers []uint64) (ranges []Range) {
+	for _, n := range numbers {
 		if k := len(ranges) - 1; k >= 0 && ranges[k].Last+1 == n {
 			ranges[k].Last = n
 		} else {
 			ranges = append(ranges, Range{n, n})
 		}
 	}
-	if l.UnexplainedRanges != uint64(len(ranges)) || !slices.Equal(l.UnexplainedExamples, ranges[:min(len(ranges), maxExamples)]) {
-		t.Errorf("%s/%s: %d ranges %v, want %v", l.Agent, l.Class, l.UnexplainedRanges, l.UnexplainedExamples, ranges)
+	return ranges
+}
+
+// compareRanges compares the runs of what is there and of what is explained.
+func compareRanges(t *testing.T, l Lane, m *modelLane) {
+	t.Helper()
+	var there []uint64
+	reasons := map[string][]uint64{}
+	for n := uint64(1); n <= m.last; n++ {
+		if m.delivered[n] || m.replayed[n] {
+			there = append(there, n)
+		} else if reason := m.explained[n]; reason != "" {
+			reasons[reason] = append(reasons[reason], n)
+		}
+	}
+	delivered := rangesOf(there)
+	if l.DeliveredRangeCount != uint64(len(delivered)) || !slices.Equal(l.DeliveredRanges, delivered[:min(len(delivered), maxExamples)]) {
+		t.Errorf("%s/%s: delivered in %d ranges %v, want %v", l.Agent, l.Class, l.DeliveredRangeCount, l.DeliveredRanges, delivered)
+	}
+	var explained []ExplainedRange
+	for reason, numbers := range reasons {
+		for _, r := range rangesOf(numbers) {
+			explained = append(explained, ExplainedRange{r, reason})
+		}
+	}
+	slices.SortFunc(explained, func(a, b ExplainedRange) int { return cmp.Compare(a.First, b.First) })
+	if l.ExplainedRangeCount != uint64(len(explained)) || !slices.Equal(l.ExplainedRanges, explained[:min(len(explained), maxExamples)]) {
+		t.Errorf("%s/%s: explained in %d ranges %v, want %v", l.Agent, l.Class, l.ExplainedRangeCount, l.ExplainedRanges, explained)
 	}
 }
 

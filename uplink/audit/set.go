@@ -134,9 +134,10 @@ func (s *set) first() uint64 {
 	return s.blocks[0][0].first
 }
 
-// without yields the numbers of in, which are ascending, that s lacks. Nothing is
-// held in memory.
-func (s *set) without(in iter.Seq[span]) iter.Seq[span] {
+// without yields the numbers of in, which are ascending, that s lacks, and calls has
+// (nil: nobody) with those that it has, before what follows them. Nothing is held in
+// memory. Where the spans of in do not touch, neither do those of either kind.
+func (s *set) without(in iter.Seq[span], has func(span)) iter.Seq[span] {
 	return func(yield func(span) bool) {
 		for left := range in {
 			for k := range s.from(left.first) {
@@ -145,6 +146,9 @@ func (s *set) without(in iter.Seq[span]) iter.Seq[span] {
 				}
 				if k.first > left.first && !yield(span{left.first, k.first - 1}) {
 					return
+				}
+				if has != nil {
+					has(span{max(k.first, left.first), min(k.last, left.last)})
 				}
 				if left.first = k.last + 1; left.first > left.last {
 					break
@@ -157,15 +161,35 @@ func (s *set) without(in iter.Seq[span]) iter.Seq[span] {
 	}
 }
 
-// counted adds the numbers that pass to n.
-func counted(in iter.Seq[span], n *uint64) iter.Seq[span] {
+// between yields the spans of in, which are ascending, and calls has with what of all
+// is not among them. It is complete when it was used up.
+func between(all span, in iter.Seq[span], has func(span)) iter.Seq[span] {
 	return func(yield func(span) bool) {
+		next := all.first
 		for s := range in {
-			*n += s.last - s.first + 1
-			if !yield(s) {
+			if next < s.first {
+				has(span{next, s.first - 1})
+			}
+			if next = s.last + 1; !yield(s) {
 				return
 			}
 		}
+		if next <= all.last {
+			has(span{next, all.last})
+		}
+	}
+}
+
+// runs counts spans and their numbers, and keeps the first few.
+type runs struct {
+	numbers, spans uint64
+	first          []Range
+}
+
+func (r *runs) add(s span) {
+	r.numbers += s.last - s.first + 1
+	if r.spans++; len(r.first) < maxExamples {
+		r.first = append(r.first, Range{s.first, s.last})
 	}
 }
 

@@ -53,13 +53,17 @@ func checkSet(t *testing.T, seed uint64, s *set, model map[uint64]bool, top uint
 		t.Fatalf("seed %d: size %d, want %d; first %d", seed, s.size(), len(model), s.first())
 	}
 	var missing []uint64
-	for k := range s.without(one(span{1, top})) {
+	var has []span
+	for k := range s.without(one(span{1, top}), func(k span) { has = append(has, k) }) {
 		for n := k.first; n <= k.last; n++ {
 			missing = append(missing, n)
 		}
 	}
 	if len(missing) != int(top)-len(model) || slices.ContainsFunc(missing, func(n uint64) bool { return model[n] }) {
 		t.Fatalf("seed %d: without: %d numbers, want %d", seed, len(missing), int(top)-len(model))
+	}
+	if !slices.Equal(has, want) {
+		t.Fatalf("seed %d: without: has %d spans, want %d", seed, len(has), len(want))
 	}
 	var bytes int64
 	for _, b := range s.blocks {
@@ -78,7 +82,7 @@ func TestSetTakesTheLargestNumbers(t *testing.T) {
 	if got, want := slices.Collect(s.from(0)), []span{{1, 3}, {maxSeq - 1, maxSeq}}; !slices.Equal(got, want) {
 		t.Fatalf("spans %v, want %v", got, want)
 	}
-	if got, want := slices.Collect(s.without(one(span{2, maxSeq}))), []span{{4, maxSeq - 2}}; !slices.Equal(got, want) {
+	if got, want := slices.Collect(s.without(one(span{2, maxSeq}), nil)), []span{{4, maxSeq - 2}}; !slices.Equal(got, want) {
 		t.Fatalf("without %v, want %v", got, want)
 	}
 }
