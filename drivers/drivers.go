@@ -93,7 +93,7 @@ type Stats struct {
 // DeviceStats is one polled device.
 type DeviceStats struct {
 	Name      string
-	Up        bool
+	Up        bool              // it answers, if only with exceptions
 	LastError string            // as in Stats
 	LastErrAt time.Time         // when that was
 	Polls     map[string]uint64 // by result ("ok", "timeout", "exception-2", …)
