@@ -29,9 +29,10 @@ type cursor struct {
 func (c *cursor) isLive() bool { return c != nil && c.live }
 
 // restoreCursors sets each uplink's cursor to the furthest that the state file
-// and the segments know. A new uplink begins with the oldest stored event. One
-// that is not configured any more keeps what it was to get until it is declared
-// as removed.
+// and the segments know. A new uplink begins with the oldest stored event; where the
+// state and all cursors are lost each begins before the first number, and is told what is
+// not there any more. One that is not configured any more keeps what it was to get until
+// it is declared as removed.
 func (l *lane) restoreCursors(uplinks map[string][]string, removed []string, saved savedClass) error {
 	known := maps.Clone(saved.Cursors)
 	if known == nil {
@@ -62,8 +63,11 @@ func (l *lane) restoreCursors(uplinks map[string][]string, removed []string, sav
 		l.cursors[name] = c
 	}
 	start := l.next - 1
-	if len(l.segments) > 0 {
+	switch {
+	case len(l.segments) > 0 && (len(known) > 0 || saved.Cursors != nil):
 		start = l.segments[0].about.First - 1
+	case len(l.segments) > 0:
+		start = 0
 	}
 	for name, classes := range uplinks {
 		if len(name) == 0 || len(name) > 64 {

@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -8,6 +9,10 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"go.etcd.io/bbolt"
+
+	"sluice/drivers"
 )
 
 // TestADamagedDirectoryStartsAndNeverGivesAWrongEvent damages the files of a
@@ -114,5 +119,37 @@ func checkDamaged(t *testing.T, dir string) {
 		if seen[seq] == "" {
 			t.Fatalf("number %d of %d is neither stored nor accounted for", seq, last)
 		}
+	}
+}
+
+// TestWithoutAnyCursorWhatIsNotThereIsTold loses the state and the cursors in the segments:
+// nobody knows what the uplink has, so a gap record stands for all numbers before those that
+// are there.
+func TestWithoutAnyCursorWhatIsNotThereIsTold(t *testing.T) {
+	c := config(t, func(c *Config) {
+		c.Classes[0].KeepBytes, c.Classes[0].WhenFull, c.Log = 1<<20, DropOldest, slog.New(slog.DiscardHandler)
+	})
+	r := start(t, c)
+	putNoise(t, r, 0, 1000)
+	r.stop()
+	if err := os.Remove(filepath.Join(c.Dir, "state")); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range segmentFiles(t, c.Dir) {
+		db, err := bbolt.Open(file, 0o600, nil)
+		if err == nil {
+			err = errors.Join(db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete(keyCursors) }), db.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = start(t, c)
+	if first := r.Stats().Classes["process"].First; first < 100 {
+		t.Fatalf("begins with number %d: nothing was dropped", first)
+	}
+	reasons := r.account(r.reader("central"), func(uint64, drivers.Event) {}) // which fails for a number that is not explained
+	if reasons[reasonNotKept] == 0 {
+		t.Errorf("reasons %v", reasons)
 	}
 }
