@@ -198,15 +198,11 @@ func statements(debts []debt) []gap {
 // maxInHand bounds the runs of inHand.
 const maxInHand = 8
 
-// keepInHand notes the numbers of a segment that is to be dropped which every uplink was
-// given, and some uplink has not acknowledged: they are dropped only if it never does. One
-// that has holes is left out. The caller holds the lock.
-func (l *lane) keepInHand(s *segment) {
-	all := span{s.about.First, s.tally.last}
-	if s.tally.events != all.last-all.first+1 {
-		return
-	}
-	given := subtract([]span{all}, l.ungiven(all.first, all.last))
+// keepInHand notes the numbers of a segment, of which some are to go, that every uplink was
+// given, and some uplink has not acknowledged: what goes is dropped only if it never does.
+// want are those that some uplink was not given. The caller holds the lock.
+func (l *lane) keepInHand(s *segment, want []span) {
+	given := subtract([]span{{s.about.First, s.tally.last}}, want)
 	var out []span
 	for _, m := range sortSpans(append(subtract(l.inHand, given), given...)) {
 		if m.first = max(m.first, l.minSaved()+1); m.first > m.last { // all have got it

@@ -349,3 +349,67 @@ func TestWhatWasInHandIsCountedOnceAGapRecordStandsForIt(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatWasThinnedInHandIsCounted thins events that the uplink was given and never
+// acknowledges.
+func TestWhatWasThinnedInHandIsCounted(t *testing.T) {
+	c := thinning(t, DropOldest, time.Second)
+	c.Log = slog.New(slog.DiscardHandler)
+	r := start(t, c)
+	rd := r.reader("central")
+	r.signals(0, 100, 10)
+	for given := uint64(0); given < 1000; {
+		given = next(t, rd).Last()
+	}
+	r.signals(100, 700, 10)
+	before := r.Stats().Classes["process"].Dropped
+	if before[reasonThinned] == 0 {
+		t.Fatalf("%v", before)
+	}
+	r.stop()
+	r = start(t, c)
+	told := r.account(r.reader("central"), func(uint64, drivers.Event) {})
+	after := r.Stats().Classes["process"].Dropped
+	if uint64(told[reasonThinned]) != before[reasonThinned]+after[reasonThinned] || after[reasonThinned] == 0 || told[reasonDropOldest] > 0 {
+		t.Errorf("gap records stand for %v, counted were %v before the stop and %v after it", told, before, after)
+	}
+}
+
+// TestAGapBeginsWithTheTimeOfItsFirstEvent drops a segment of which the uplink has a part.
+func TestAGapBeginsWithTheTimeOfItsFirstEvent(t *testing.T) {
+	r := start(t, config(t, func(c *Config) {
+		c.Classes[0].KeepBytes, c.Classes[0].WhenFull, c.Log = 1<<20, DropOldest, slog.New(slog.DiscardHandler)
+	}))
+	rd := r.reader("central")
+	for i := range 10 { // in many blocks
+		putNoise(t, r, 5*i, 5)
+	}
+	for last := uint64(0); last < 30; {
+		last = next(t, rd).Last()
+	}
+	rd.Ack("process", 30)
+	putNoise(t, r, 50, 1000)
+	rd.Close()
+	rd = r.reader("central")
+	told := false
+	for last := uint64(0); last+1 < r.Stats().Classes["process"].Next; {
+		b := next(t, rd)
+		last = b.Last()
+		for _, e := range b.Events {
+			if e.Type != TypeGap {
+				continue
+			}
+			g, err := parseGap(e.Payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := event("process", int(g.First-1)).Time; g.First != 31 || !g.From.Equal(want) {
+				t.Errorf("the gap from number %d begins at %s, its first event was of %s", g.First, g.From, want)
+			}
+			told = true
+		}
+	}
+	if !told {
+		t.Error("no gap record")
+	}
+}

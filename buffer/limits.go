@@ -287,9 +287,15 @@ func (l *lane) dropOldest(reason string) bool {
 		}
 	}
 	l.mu.Lock()
-	debts := l.missing(s, l.minSaved(), reason)
+	low := l.minSaved()
+	l.mu.Unlock()
+	from := l.timeFrom(s, low+1)
+	l.mu.Lock()
+	debts := l.missing(s, low, from, reason)
 	n, fits := l.unread(s, debts), l.fits(debts)
-	l.keepInHand(s)
+	if s.tally.events == s.tally.last-s.about.First+1 { // of one with holes a gap record spans what was counted before
+		l.keepInHand(s, l.ungiven(s.about.First, s.tally.last))
+	}
 	l.mu.Unlock()
 	if !fits { // then it is told in the log, before anything is dropped
 		if err := l.writeDebts(debts); err != nil {
@@ -324,9 +330,27 @@ func (l *lane) dropOldest(reason string) bool {
 	return true
 }
 
-// missing lists what is lost with s for an uplink that has everything up to
-// low: its events, and what gap records among them had said.
-func (l *lane) missing(s *segment, low uint64, reason string) (debts []debt) {
+// timeFrom is the time of the first event of s from the number seq on, or where that cannot
+// be read of its first one.
+func (l *lane) timeFrom(s *segment, seq uint64) time.Time {
+	if seq <= s.about.First || seq > s.tally.last {
+		return s.tally.from
+	}
+	_, r, err := s.read(seq, l.codec)
+	if err != nil {
+		return s.tally.from
+	}
+	for i := range r.events {
+		if r.seq(i) >= seq && !r.events[i].Time.After(s.tally.to) {
+			return r.events[i].Time
+		}
+	}
+	return s.tally.from
+}
+
+// missing lists what is lost with s for an uplink that has everything up to low, from a
+// time on: its events, and what gap records among them had said.
+func (l *lane) missing(s *segment, low uint64, from time.Time, reason string) (debts []debt) {
 	first := max(s.about.First, low+1)
 	if s.tally.events == 0 || first > s.tally.last {
 		return nil
@@ -338,7 +362,7 @@ func (l *lane) missing(s *segment, low uint64, reason string) (debts []debt) {
 	}
 	// Holes in it have debts or records of their own already; a range that
 	// spans them is right, too: none of those numbers is there.
-	return append(debts, debt{gap: newGap(first, s.tally.last, reason, s.tally.from, s.tally.to)})
+	return append(debts, debt{gap: newGap(first, s.tally.last, reason, from, s.tally.to)})
 }
 
 // unread counts the events of s that debts stand for and that some uplink has not

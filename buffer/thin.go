@@ -112,6 +112,9 @@ func (l *lane) thinOne(s *segment, every time.Duration) error {
 	if err != nil {
 		return err
 	}
+	l.mu.Lock()
+	l.keepInHand(s, want)
+	l.mu.Unlock()
 	l.replace(s, fresh)
 	l.mu.Lock()
 	defer l.mu.Unlock()

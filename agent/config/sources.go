@@ -206,8 +206,8 @@ type Tag struct {
 	// the bits of the tag, before scale and offset. The tag is bad then, with the
 	// reason missing.
 	Missing string `yaml:"missing"`
-	// Declares that the tag may be written, and within which bounds. Left out: it
-	// may not.
+	// Declares that remote commands may write the tag, and within which bounds.
+	// Left out: they may not; sluice modbus write asks, and writes all the same.
 	Write *Write `yaml:"write,inherit"`
 }
 
