@@ -139,7 +139,7 @@ func explainCode(ke *kerr.Error, topic string) string {
 	case kerr.MessageTooLarge, kerr.RecordListTooLarge:
 		return fmt.Sprintf("a record is too large for %s: raise max.message.bytes there (%s)", topic, name)
 	case kerr.InvalidTimestamp:
-		return fmt.Sprintf("the broker does not take the time of a record: is this gateway's clock right? If it was wrong before, raise message.timestamp.after.max.ms or message.timestamp.before.max.ms of %s until the records are there (%s)", topic, name)
+		return fmt.Sprintf("the broker does not take the time of a record: is this gateway's clock right? Times ahead of it are replaced once it is; for those too far back raise message.timestamp.before.max.ms of %s until the records are there (%s)", topic, name)
 	case kerr.TransactionalIDAuthorizationFailed:
 		return fmt.Sprintf("no permission for transactions: grant WRITE and DESCRIBE on transactional ids with the prefix sluice/ (%s)", name)
 	case kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.CoordinatorLoadInProgress:

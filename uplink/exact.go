@@ -150,6 +150,7 @@ func (x *exact) mend(ctx context.Context, s *session, err error) error {
 		x.shrink = min(x.shrink+1, maxShrink)
 	}
 	failed := s.window.failures()
+	x.k.restamp(failed)
 	for _, f := range failed {
 		if v := classify(f.err); v != poison {
 			return &stepError{f.record().Topic, "send", f.err}

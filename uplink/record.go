@@ -3,6 +3,7 @@ package uplink
 import (
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -33,6 +34,7 @@ const maxCached = 4096
 
 // encoder turns events into records. It belongs to one goroutine.
 type encoder struct {
+	refusedTime atomic.Bool // the cluster has not taken the time of a record; any goroutine sets it
 	agent       string
 	topic, key  template
 	specVersion []byte
@@ -104,9 +106,25 @@ func (e *encoder) record(c *chunk, ev *drivers.Event, incarnation string, seq ui
 		Topic:     e.topicOf(ev),
 		Key:       key,
 		Value:     value,
-		Timestamp: ev.Time,
+		Timestamp: e.timestamp(ev.Time),
 		Headers:   c.headers[start:len(c.headers):len(c.headers)],
 	})
+}
+
+// clockIsSet is a time before which no gateway's clock is right.
+var clockIsSet = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// timestamp is the record's time: that of the event, unless the cluster has refused a time
+// and this one lies ahead of the clock, which was wrong when the event was taken and has
+// been set back. It is sent with the present time then; ce_time says what it was.
+func (e *encoder) timestamp(taken time.Time) time.Time {
+	if !e.refusedTime.Load() {
+		return taken
+	}
+	if now := time.Now(); taken.After(now) && now.After(clockIsSet) {
+		return now
+	}
+	return taken
 }
 
 // recordKey returns the key of ev's record: from the template, or the subject

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -81,6 +82,7 @@ func (k *Kafka) group(open []place) []place {
 // narrows the window, or settles a record, and then returns true.
 func (k *Kafka) judge(ctx context.Context, r *recovery, failed []failure) (settled bool, err error) {
 	by := map[verdict][]failure{}
+	k.restamp(failed)
 	for _, f := range failed {
 		v := classify(f.err)
 		by[v] = append(by[v], f)
@@ -109,6 +111,17 @@ func (k *Kafka) judge(ctx context.Context, r *recovery, failed []failure) (settl
 		}
 	}
 	return false, nil
+}
+
+// restamp has records whose time the cluster refuses go with another one, where that is
+// right: see encoder.timestamp.
+func (k *Kafka) restamp(failed []failure) {
+	for _, f := range failed {
+		if errors.Is(f.err, kerr.InvalidTimestamp) {
+			k.encoder.refusedTime.Store(true)
+			f.record().Timestamp = k.encoder.timestamp(f.record().Timestamp)
+		}
+	}
 }
 
 // pause says what is wrong and waits before the next attempt, longer each time

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -149,5 +150,48 @@ func TestWhatIsNeverSetAside(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestATimeAheadOfTheClockIsReplaced has a topic refuse times more than an hour ahead, as
+// Kafka 4 does, and an event that was taken by a clock two days ahead, which is right now.
+func TestATimeAheadOfTheClockIsReplaced(t *testing.T) {
+	t.Parallel()
+	for _, exact := range []bool{false, true} {
+		t.Run(fmt.Sprintf("exactly once %t", exact), func(t *testing.T) {
+			t.Parallel()
+			c := cluster(t, kfake.SeedTopics(1, "sluice.process"))
+			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "sluice.process", Err: kerr.InvalidTimestamp, Count: -1, When: func(r kmsg.Request) bool {
+				for _, topic := range r.(*kmsg.ProduceRequest).Topics {
+					for _, p := range topic.Partitions {
+						if latest := int64(binary.BigEndian.Uint64(p.Records[35:])); latest > time.Now().Add(time.Hour).UnixMilli() { // MaxTimestamp of a RecordBatch
+							return true
+						}
+					}
+				}
+				return false
+			}})
+			log := newMemLog()
+			events := messages("process", 0, 60, 5)
+			taken := time.Now().Add(48 * time.Hour)
+			events[29].Time = taken
+			log.put(events...)
+			k := start(t, Config{Brokers: c.ListenAddrs(), Reader: log, Compression: "none", ExactlyOnce: exact})
+			log.waitCursor(t, "process", 60)
+			k.stop(t)
+			all := consumeAll(t, exact, c.ListenAddrs(), "sluice.process")
+			checkComplete(t, all, 60)
+			for _, r := range all {
+				at := time.Time{}
+				for _, h := range r.Headers {
+					if h.Key == headerTime {
+						at, _ = time.Parse(time.RFC3339Nano, string(h.Value))
+					}
+				}
+				if at.After(time.Now()) && (!at.Equal(taken) || r.Timestamp.After(time.Now())) {
+					t.Errorf("taken at %s, sent with %s and ce_time %s", taken, r.Timestamp, at)
+				}
+			}
+		})
 	}
 }
