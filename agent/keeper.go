@@ -39,7 +39,8 @@ const (
 //	keeper.go          what it is made of, run      keeper_boot.go    what a start begins with
 //	keeper_records.go  documents from the topic     keeper_trial.go   adopt, prove, commit, go back
 //	keeper_link.go     the channel to the topics    keeper_status.go  what is told on the status topic
-//	keeper_command.go  commands                     keeper_outline.go what is up, told when it changes
+//	keeper_command.go  commands                     keeper_answers.go what was told of commands
+//	keeper_outline.go  what is up, told when it changes
 type keeper struct {
 	sup     *Supervisor
 	log     *slog.Logger
@@ -83,6 +84,7 @@ type keeper struct {
 	told     telling
 	last     remote.ConfigStatus
 	commands commandLog
+	ends     chan func() // of commands that ended after run did
 
 	updater  *update.Updater      // nil: the file has no section update
 	updating *remote.UpdateStatus // nil: nothing was to be updated
@@ -115,7 +117,7 @@ type reload struct {
 // openKeeper takes what is remembered of remote configs in the data directory of
 // the file's config, and the directory for this process.
 func openKeeper(sup *Supervisor, file *config.Config, log *slog.Logger) (k *keeper, err error) {
-	k = &keeper{sup: sup, log: log, file: file, inbox: make(chan func()), faults: make(chan error, 8), boot: drawBoot()}
+	k = &keeper{sup: sup, log: log, file: file, inbox: make(chan func()), faults: make(chan error, 8), ends: make(chan func(), commandsRunning), boot: drawBoot()}
 	if err = writable(file.Agent.DataDir); err != nil {
 		return nil, err
 	}
@@ -150,6 +152,7 @@ func openKeeper(sup *Supervisor, file *config.Config, log *slog.Logger) (k *keep
 	if k.store, report, err = floor.OpenIn(folder, dir, running, time.Now()); err != nil {
 		return nil, err
 	}
+	k.recall(folder, dir)
 	if report.Lost {
 		k.log.Error("what was remembered of remote configs is lost; versions begin with what runs, and commands from before now are refused", "dir", dir)
 	}
@@ -255,7 +258,7 @@ func (k *keeper) noticed(code trust.Code, format string, args ...any) {
 
 // run keeps the config until ctx ends. The agent must run.
 func (k *keeper) run(ctx context.Context) {
-	defer k.wg.Wait()
+	defer k.lastAnswers()
 	k.life = ctx
 	period := cmp.Or(k.sup.reportEvery, reportEvery)
 	judge, report := time.NewTicker(judgeEvery), time.NewTimer(firstReport(period))
@@ -282,6 +285,7 @@ func (k *keeper) run(ctx context.Context) {
 			}
 		case <-judge.C:
 			k.finish(0, time.Now())
+			k.keepTold(toldEvery)
 			if k.trial != nil {
 				k.judge(ctx)
 			}

@@ -2,7 +2,7 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -19,32 +19,16 @@ const (
 	answerLimit     = 10 * time.Second // for the answer to go out before a command cuts it off
 )
 
-// commandLog is what became of the last commands.
-type commandLog struct {
-	list    []remote.CommandStatus // the newest last
-	running int
-}
-
-// note puts down how it stands with a command, in place of what was said before.
-func (l *commandLog) note(c remote.CommandStatus) {
-	c.Time = time.Now().UTC()
-	for i := range l.list {
-		if c.ID != "" && l.list[i].ID == c.ID {
-			list := append([]remote.CommandStatus{}, l.list[:i]...)
-			l.list = append(append(list, l.list[i+1:]...), c)
+// command judges a record of the command topic, remembers the command and has it
+// done. What was judged before, in this life or another, is not told again: that it
+// is judged anew makes it run where it can by now, as after a rotation of keys.
+func (k *keeper) command(ctx context.Context, r channel.Record) {
+	known := k.commands.told.Has(r.TopicID, r.Partition, r.Offset)
+	defer k.commands.judged(r)
+	if r.Oversized {
+		if known {
 			return
 		}
-	}
-	l.list = append(append([]remote.CommandStatus{}, l.list...), c)
-	if len(l.list) > commandsKept {
-		l.list = l.list[1:]
-	}
-}
-
-// command judges a record of the command topic, remembers the command and has it
-// done.
-func (k *keeper) command(ctx context.Context, r channel.Record) {
-	if r.Oversized {
 		k.refuse(refusal{record: r, what: "command", code: trust.TooLarge, reason: "an envelope has at most 1 MiB"})
 		return
 	}
@@ -52,6 +36,7 @@ func (k *keeper) command(ctx context.Context, r channel.Record) {
 		return // a deletion
 	}
 	d := remote.DecideCommand(k.store.Memory(), k.who(), r.Value, time.Now())
+	known = known && d.Action == remote.Refuse
 	if d.Action == remote.Run && k.commander == nil {
 		d.Action, d.Code, d.Reason = remote.Refuse, trust.Invalid, "this agent does not take commands"
 	}
@@ -61,15 +46,16 @@ func (k *keeper) command(ctx context.Context, r channel.Record) {
 	if d.Save && !k.save(d.Memory) {
 		d.Action, d.Code, d.Reason = remote.Refuse, remote.NotStored, "it cannot be remembered, so it is not run"
 	}
-	switch d.Action {
-	case remote.Refuse:
+	switch {
+	case known:
+	case d.Action == remote.Refuse:
 		if d.Command != nil {
 			k.commands.note(remote.CommandStatus{ID: d.Command.ID, Kind: d.Command.Kind, State: remote.CommandRefused, Code: d.Code, Reason: oneLine(d.Reason)})
 		} else {
 			k.commands.note(remote.CommandStatus{State: remote.CommandRefused, Code: d.Code, Reason: oneLine(d.Reason)})
 		}
 		k.refuse(refusal{record: r, what: "command", code: d.Code, reason: d.Reason, signed: d.Signers})
-	case remote.Run:
+	case d.Action == remote.Run:
 		k.runCommand(ctx, d)
 	}
 }
@@ -81,27 +67,24 @@ func (k *keeper) runCommand(ctx context.Context, d remote.Decision) {
 	k.agent.reports.report("command", "", map[string]any{"id": c.ID, "kind": c.Kind, "signed": d.Signers})
 	k.commands.running++
 	k.commands.note(said)
+	k.keepTold(0)
 	k.tell()
 	k.wg.Go(func() {
 		result, err := k.commander.Do(ctx, c)
-		k.do(ctx, func() { k.commandEnded(said, result, err) })
+		if !k.do(ctx, func() { k.commandEnded(said, result, err) }) {
+			if errors.Is(err, context.Canceled) {
+				err = fmt.Errorf("the agent stopped before its end: %w", err)
+			}
+			k.ends <- func() { k.commands.end(said, result, err) }
+		}
 	})
 }
 
 // commandEnded tells what became of a command.
 func (k *keeper) commandEnded(said remote.CommandStatus, result any, err error) {
 	k.commands.running--
-	said.State = remote.CommandDone
-	if err != nil {
-		said.State, said.Reason = remote.CommandFailed, oneLine(err.Error())
-	}
-	if result != nil {
-		if said.Result, err = json.Marshal(result); err != nil || len(said.Result) > resultLimit {
-			said.Reason = oneLine(fmt.Sprintf("its result of %d bytes is not shown %s", len(said.Result), said.Reason))
-			said.Result = nil
-		}
-	}
-	k.commands.note(said)
+	k.commands.end(said, result, err)
+	k.keepTold(0)
 	k.tell()
 	if after, ok := result.(Afterwards); ok {
 		k.afterwards = append(k.afterwards, afterwards{k.told.number, time.Now().Add(answerLimit), after.Then})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -222,19 +223,23 @@ func TestCommandsRunOnce(t *testing.T) {
 	f.put("sluice.command", "agent:gw-1", order("c-3", now, time.Hour, 9))
 	told(0, "", remote.CommandRefused, trust.WrongKey)
 
-	// After a start the topic is read again: nothing runs twice or is told twice.
+	// Another command with the id of one that is done is refused; the answer stands.
+	f.put("sluice.command", "agent:gw-1", order("c-1", now, 2*time.Hour, 1))
+	before := f.status(0, "three refusals", func(st remote.StatusRecord) bool { return st.Config.Refused == 3 }).Commands
+
+	// After a start the topic is read again: nothing runs twice or is told twice, and
+	// what was told stands. It does so when the key is not trusted any more, too.
 	stop()
 	mark := f.mark()
-	stop = f.start(f.file(""), 0)
-	f.put("sluice.command", "agent:gw-1", order("c-4", now, time.Hour, 1))
+	stop = f.start([]byte(strings.Replace(string(f.file("")), publicKey(1).String(), publicKey(2).String(), 1)), 0)
+	f.put("sluice.command", "agent:gw-1", order("c-4", now, time.Hour, 2))
 	told(mark, "c-4", remote.CommandDone, "")
+	stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, st := range f.statuses[mark:] {
-		for _, c := range st.Commands {
-			if c.ID == "c-1" || c.ID == "c-2" {
-				t.Errorf("after a start: %+v", c)
-			}
+		if st.Config.Refused != 0 || len(st.Commands) < len(before) || !reflect.DeepEqual(st.Commands[:len(before)], before) {
+			t.Errorf("after a start: %d refused, %+v, before: %+v", st.Config.Refused, st.Commands, before)
 		}
 	}
 }

@@ -39,6 +39,7 @@ const (
 // Record is a record of the config topic or the command topic.
 type Record struct {
 	Topic     string
+	TopicID   string // empty: the brokers have none (before Kafka 2.8)
 	Key       string // empty: a batch so large that not even its keys were read; Oversized then
 	Value     []byte // nil: a deletion, or Oversized. It belongs to the handler
 	Partition int32

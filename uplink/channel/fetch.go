@@ -190,7 +190,7 @@ func (r *reader) paced(l *leader, moved bool, wrong error, took time.Duration) {
 
 // skipped tells the handler of a batch of which nothing can be read.
 func (r *reader) skipped(ctx context.Context, p *partition) {
-	rec := Record{Topic: p.topic.name, Partition: p.number, Offset: p.next, Oversized: true}
+	rec := Record{Topic: p.topic.name, TopicID: idText(p.topic.id), Partition: p.number, Offset: p.next, Oversized: true}
 	if p.topic.command {
 		r.handler.Command(ctx, rec)
 		return

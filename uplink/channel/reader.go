@@ -131,7 +131,7 @@ func (r *reader) deliver(ctx context.Context, p *partition, offset int64, key, v
 	if len(key) == 0 || len(key) > maxKey || ctx.Err() != nil || !r.c.cfg.Wanted(string(key)) {
 		return
 	}
-	rec := Record{Topic: p.topic.name, Key: string(key), Partition: p.number, Offset: offset}
+	rec := Record{Topic: p.topic.name, TopicID: idText(p.topic.id), Key: string(key), Partition: p.number, Offset: offset}
 	switch {
 	case len(value) > MaxValue:
 		rec.Oversized = true

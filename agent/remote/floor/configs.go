@@ -206,7 +206,9 @@ func (c *Configs) Revert() error {
 }
 
 // write writes a file as a whole.
-func (c *Configs) write(name string, v any) error {
+func (c *Configs) write(name string, v any) error { return write(c.folder, tmpConfig, name, v) }
+
+func write(folder Folder, tmp, name string, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -215,7 +217,7 @@ func (c *Configs) write(name string, v any) error {
 	if len(data) > maxConfig {
 		return fmt.Errorf("%d bytes (at most %d)", len(data), maxConfig)
 	}
-	return replace(c.folder, tmpConfig, name, data)
+	return replace(folder, tmp, name, data)
 }
 
 // Commit makes the one on trial the good one, durably when it returns; that of the
