@@ -274,8 +274,7 @@ func (l *lane) dropOldest(reason string) bool {
 		l.mu.Unlock()
 		return false
 	}
-	s := l.segments[0]
-	sole := len(l.segments) == 1
+	s, sole := l.segments[0], len(l.segments) == 1
 	l.mu.Unlock()
 	if sole {
 		if s.tally.events == uint64(len(s.gaps)) { // nothing but gap records: nothing to gain
