@@ -142,7 +142,11 @@ func (c *Chain) watch(ctx context.Context, choice *choice, ended chan error) (in
 		seen := make([]sight, len(c.legs))
 		for i, k := range c.legs {
 			s := k.Stats()
-			seen[i] = sight{up: s.Up || i == at && s.Closed, lastAck: s.LastAck} // closed as it is meant to be: events wait
+			seen[i] = sight{
+				up:      s.Up || i == at && s.Closed, // closed as it is meant to be: events wait
+				held:    k.cfg.Spread.holds(time.Now()),
+				lastAck: s.LastAck,
+			}
 		}
 		next := choice.decide(time.Now(), seen)
 		if next != at {
@@ -157,13 +161,26 @@ func (c *Chain) move(from, to int) {
 	old, next := c.legs[from], c.legs[to]
 	s := old.Stats()
 	c.mu.Lock()
+	why := reason(s, c.since)
 	c.active, c.since = to, time.Now()
 	c.moves++
 	c.mu.Unlock()
 	next.restrict(nil)
 	c.assign(to, true)
 	c.cfg.Log.Warn("failover: events go elsewhere from now on", slog.String("uplink", c.legs[0].cfg.Name),
-		slog.String("from", old.cfg.Name), slog.String("to", next.cfg.Name), slog.String("error", s.LastError))
+		slog.String("from", old.cfg.Name), slog.String("to", next.cfg.Name), slog.String("error", why))
+}
+
+// reason says why an uplink that has been active since some time is no longer: an older
+// error has nothing to do with it. Empty: it works.
+func reason(s Stats, since time.Time) string {
+	switch {
+	case s.Up:
+		return ""
+	case s.LastErrAt.Before(since):
+		return s.State
+	}
+	return s.LastError
 }
 
 // assign tells all uplinks their duties, given which one sends and whether that

@@ -227,6 +227,57 @@ func TestFailoverThereAndBack(t *testing.T) {
 	}
 }
 
+// TestAReturnWaitsForTheSpread has the first cluster come back after an outage by which
+// its connections are spread: one is open, and those for records come later than a
+// return has time. Events go back once, and not before they can be sent.
+func TestAReturnWaitsForTheSpread(t *testing.T) {
+	t.Parallel()
+	central, dr := newCloud(t, "sluice.process"), newCloud(t, "sluice.process")
+	log := newStoredLog(t, t.TempDir())
+	c, stop := startChain(t, log, nil, central, dr)
+	log.put(t, "process", 500)
+	waitFor(t, "central to have them", func() bool { return log.acked("process") == 500 })
+	central.off()
+	log.put(t, "process", 500)
+	waitActive(t, c, 1)
+	spread := c.Legs()[0].cfg.Spread
+	spread.mu.Lock() // as reached leaves it after a longer outage
+	spread.gap, spread.until = 2*stallAfter, time.Now().Add(2*stallAfter)
+	spread.mu.Unlock()
+	central.on(t)
+	more := func() {
+		log.put(t, "process", 1)
+		time.Sleep(50 * time.Millisecond)
+	}
+	waitFor(t, "connections to be free", func() bool { more(); return !spread.holds(time.Now()) })
+	waitActive(t, c, 0)
+	log.put(t, "process", 500)
+	waitFor(t, "all to be delivered", func() bool { return log.acked("process") == uint64(log.sent["process"]) })
+	if leg, _, moves := c.Active(); leg != 0 || moves != 2 {
+		t.Errorf("uplink %d sends after %d moves", leg, moves)
+	}
+	stop()
+	checkUnion(t, uint64(log.sent["process"]), central.records(t, "sluice.process"), dr.records(t, "sluice.process"))
+}
+
+// The log does not give an error of an outage before as the reason for a change.
+func TestReasonOfAMove(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, tt := range []struct {
+		name string
+		s    Stats
+		want string
+	}{
+		{"it works", Stats{Up: true, LastError: "refused", LastErrAt: since.Add(time.Second)}, ""},
+		{"it failed", Stats{State: "not connected", LastError: "refused", LastErrAt: since.Add(time.Second)}, "refused"},
+		{"it failed before", Stats{State: "nothing acknowledged", LastError: "refused", LastErrAt: since.Add(-time.Second)}, "nothing acknowledged"},
+	} {
+		if got := reason(tt.s, since); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 // TestFailoverOfWhatWasUnderWay has the answers of the first cluster get lost: what
 // was in flight is then in both, and nothing else.
 func TestFailoverOfWhatWasUnderWay(t *testing.T) {

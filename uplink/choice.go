@@ -12,11 +12,15 @@ const (
 	// steady is how long one must have been reachable before it is preferred to one
 	// that is not.
 	steady = 2 * time.Second
+	// heldMost bounds how long one must have been up that is held. The three turns of a
+	// Spread take 158 s at most; a broker that stays away may have them begin anew.
+	heldMost = 3 * time.Minute
 )
 
 // sight is what is seen of one cluster.
 type sight struct {
 	up      bool
+	held    bool // its connections are spread, so that records may have to wait for one
 	lastAck time.Time
 }
 
@@ -50,7 +54,8 @@ func newChoice(legs int, after, back time.Duration, now time.Time) choice {
 //
 // One that is down for long enough gives way to the first that is up; without one
 // it goes on trying. One that comes before the active one and has been up for long
-// enough gets its place back. A cluster that answers and takes nothing looks up
+// enough gets its place back; while the active one works, not before records go there without
+// waiting for a connection. A cluster that answers and takes nothing looks up
 // until it is sent to: so one that got its place back and acknowledges nothing
 // loses it again at once, and each failure soon after a return doubles the time
 // until the next: a flapping link is not followed.
@@ -68,7 +73,7 @@ func (c *choice) decide(now time.Time, seen []sight) int {
 		a.caution = 0
 	}
 	for i := range c.active {
-		if l := &c.legs[i]; l.up && now.Sub(l.since) >= c.wait(l, a.up) {
+		if l := &c.legs[i]; l.up && now.Sub(l.since) >= c.wait(l, a.up) && !(a.up && seen[i].held && now.Sub(l.since) < heldMost) {
 			left := -1
 			if a.up {
 				left = c.active

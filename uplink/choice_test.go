@@ -7,7 +7,7 @@ import (
 )
 
 // TestChoice tells a story a second at a time: what is seen of two clusters ("u"
-// up, "d" down, "a" up and acknowledging), and which one must have the events
+// up, "d" down, "a" up and acknowledging, "h" up and held), and which one must have the events
 // then, counted from 0. A cluster takes over after 3 s, and gives back after 5 s.
 func TestChoice(t *testing.T) {
 	tests := []struct{ name, first, second, want string }{
@@ -25,6 +25,10 @@ func TestChoice(t *testing.T) {
 			"addddduuuuuuuddduuuuuuuuuuuuaaa", "uuuuaaaaaaaaaaaaaaaaaaaaaaaaaaa", "0000111111100111111111111100000"},
 		{"back, and it fails soon after: the usual patience, and twice the wait",
 			"addddduuuuuuaaddddduuuuuuuuuuuuaaa", "uuuuaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "0000111111100000011111111111100000"},
+		{"records would have to wait for a connection: it gets its place back later",
+			"adddddhhhhhhhhhuuaa", "uuuuuaaaaaaaaaaauuu", "0000111111111110000"},
+		{"the second dies meanwhile: no need to wait", "adddddhhhhh", "uuuuuaaaddd", "00001111000"},
+		{"held without an end", "addddd" + strings.Repeat("h", 182), strings.Repeat("a", 188), "0000" + strings.Repeat("1", 182) + "00"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -39,7 +43,7 @@ func TestChoice(t *testing.T) {
 					if story[i] == 'a' && c.active == k {
 						acks[k] = now
 					}
-					seen[k] = sight{up: story[i] != 'd', lastAck: acks[k]}
+					seen[k] = sight{up: story[i] != 'd', held: story[i] == 'h', lastAck: acks[k]}
 				}
 				got.WriteByte('0' + byte(c.decide(now, seen)))
 			}

@@ -39,14 +39,11 @@ func (k *Kafka) setDuty(d duty) {
 func (k *Kafka) probe(ctx context.Context) {
 	for ctx.Err() == nil {
 		d := duty(k.duty.Load())
-		every := probeEvery[d].down
-		if k.Stats().Up {
-			every = probeEvery[d].up
-		}
-		if time.Since(k.health.goodAt()) >= every/2 && k.pace.sinceHeld() > heldLately {
+		least, wait := k.pauses(d)
+		if time.Since(k.health.goodAt()) >= least && k.pace.sinceHeld() > heldLately {
 			k.ping(ctx, d)
 		}
-		t := time.NewTimer(jitter(every))
+		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
 		case <-k.stir:
@@ -54,6 +51,25 @@ func (k *Kafka) probe(ctx context.Context) {
 		}
 		t.Stop()
 	}
+}
+
+// pauses returns how old a sign of life must be for another look, and how long to wait
+// after that. One that sends nothing makes a connection for each look: while these
+// are spread it looks no more often than they come, and once when that ends, before
+// events go back.
+func (k *Kafka) pauses(d duty) (least, wait time.Duration) {
+	every := probeEvery[d].down
+	if k.Stats().Up {
+		every = probeEvery[d].up
+		switch left := k.cfg.Spread.turnsFor(time.Now()); {
+		case d != returns || left == 0:
+		case left > spreadOver*3/2:
+			every = spreadOver
+		default:
+			return spreadOver / 2, left + spreadGrace/3
+		}
+	}
+	return every / 2, jitter(every)
 }
 
 // ping asks with the client in use, or with one of its own where nothing is sent.

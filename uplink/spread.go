@@ -139,6 +139,17 @@ func (g *Spread) holds(now time.Time) bool {
 	return !g.next.IsZero() || g.gap > 0 && now.Before(g.until.Add(spreadGrace))
 }
 
+// turnsFor returns for how long connections to a cluster that has come back will be
+// spread; 0: they are not.
+func (g *Spread) turnsFor(now time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gap == 0 || !g.next.IsZero() {
+		return 0
+	}
+	return max(0, g.until.Sub(now))
+}
+
 // pass says whether addr may be tried now; then reached or failed is to be called.
 func (g *Spread) pass(now time.Time, addr string, r rank, all bool) error {
 	g.mu.Lock()
