@@ -403,10 +403,10 @@ func TestAGapBeginsWithTheTimeOfItsFirstEvent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := event("process", int(g.First-1)).Time; g.First != 31 || !g.From.Equal(want) {
+			if want := event("process", 30).Time; !g.From.Equal(want) { // one that tells a part has the times of the whole
 				t.Errorf("the gap from number %d begins at %s, its first event was of %s", g.First, g.From, want)
 			}
-			told = true
+			told = told || g.First == 31
 		}
 	}
 	if !told {

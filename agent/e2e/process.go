@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -152,11 +153,14 @@ func waitFor(t testing.TB, what string, ok func() bool, needs ...*process) {
 
 // freePort returns a TCP port of 127.0.0.1 that nobody listens on. It is below
 // the kernel's range for outgoing connections (32768 and up), so that none of
-// those takes it before the server that it is meant for.
+// those takes it before the server that it is meant for; no port is given twice.
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
 		port := 20000 + rand.IntN(12000)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
 		if ln, err := net.Listen("tcp", loopback(port)); err == nil {
 			_ = ln.Close()
 			return port
@@ -165,6 +169,9 @@ func freePort(t testing.TB) int {
 	t.Fatal("no free port between 20000 and 32000")
 	return 0
 }
+
+// givenPorts are those that freePort has looked at.
+var givenPorts sync.Map
 
 func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
