@@ -14,7 +14,8 @@ type Uplink struct {
 	// How long this uplink must have been unreachable before the other takes over.
 	FailoverAfter time.Duration `yaml:"failover_after" default:"30s" range:"1s..24h" with:"failover"`
 	// How long it must have been reachable again before it gets its place back; twice
-	// as long for each time that it failed soon after, 16 times at most.
+	// as long for each time that it failed soon after, 16 times at most. After 20 s
+	// away or more not before connections to it are free again, up to 3 minutes.
 	FailbackAfter time.Duration `yaml:"failback_after" default:"1m" range:"1s..24h" with:"failover"`
 	// true, with no other key: this uplink is gone for good, and what it has not
 	// got is given up. An uplink that is only left out keeps its place, and its
