@@ -49,6 +49,7 @@ type keeper struct {
 	store   *floor.Store
 	configs *floor.Configs
 	boot    string // id of this life
+	clock   func() time.Time
 
 	file *config.Config // of the file
 	cfg  *config.Config // that runs, or ran before the trial: the last good one
@@ -67,6 +68,7 @@ type keeper struct {
 	pass     pass
 	stash    []channel.Record // that came during a trial
 	pending  *remote.Decision // what is to be adopted
+	unset    bool             // a document waits for the clock to be set
 	withdrew string           // digest of the document for whose withdrawal the topic was read again
 	reread   *time.Timer
 	ripe     *time.Timer // when the config that runs has run for long enough
@@ -117,7 +119,10 @@ type reload struct {
 // openKeeper takes what is remembered of remote configs in the data directory of
 // the file's config, and the directory for this process.
 func openKeeper(sup *Supervisor, file *config.Config, log *slog.Logger) (k *keeper, err error) {
-	k = &keeper{sup: sup, log: log, file: file, inbox: make(chan func()), faults: make(chan error, 8), ends: make(chan func(), commandsRunning), boot: drawBoot()}
+	k = &keeper{sup: sup, log: log, file: file, inbox: make(chan func()), faults: make(chan error, 8), ends: make(chan func(), commandsRunning), boot: drawBoot(), clock: sup.clock}
+	if k.clock == nil {
+		k.clock = time.Now
+	}
 	if err = writable(file.Agent.DataDir); err != nil {
 		return nil, err
 	}
@@ -149,7 +154,7 @@ func openKeeper(sup *Supervisor, file *config.Config, log *slog.Logger) (k *keep
 		running = k.configs.Good.Applied
 	}
 	var report floor.Report
-	if k.store, report, err = floor.OpenIn(folder, dir, running, time.Now()); err != nil {
+	if k.store, report, err = floor.OpenIn(folder, dir, running, k.clock()); err != nil {
 		return nil, err
 	}
 	k.recall(folder, dir)
@@ -286,6 +291,10 @@ func (k *keeper) run(ctx context.Context) {
 		case <-judge.C:
 			k.finish(0, time.Now())
 			k.keepTold(toldEvery)
+			if k.unset && remote.ClockSet(k.clock()) {
+				k.unset = false
+				k.reread.Reset(0) // judge it again
+			}
 			if k.trial != nil {
 				k.judge(ctx)
 			}

@@ -35,7 +35,7 @@ func (k *keeper) command(ctx context.Context, r channel.Record) {
 	if len(r.Value) == 0 {
 		return // a deletion
 	}
-	d := remote.DecideCommand(k.store.Memory(), k.who(), r.Value, time.Now())
+	d := remote.DecideCommand(k.store.Memory(), k.who(), r.Value, k.clock())
 	known = known && d.Action == remote.Refuse
 	if d.Action == remote.Run && k.commander == nil {
 		d.Action, d.Code, d.Reason = remote.Refuse, trust.Invalid, "this agent does not take commands"

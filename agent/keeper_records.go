@@ -58,11 +58,12 @@ func (k *keeper) record(r channel.Record, waited bool) {
 		k.refuse(refusal{record: r, standing: waited, what: "config", code: trust.TooLarge, reason: "an envelope has at most 1 MiB"})
 		return
 	}
-	d := remote.Decide(k.store.Memory(), k.who(), r.Key, r.Value, time.Now())
+	d := remote.Decide(k.store.Memory(), k.who(), r.Key, r.Value, k.clock())
 	if d.Save && !k.save(d.Memory) {
 		return
 	}
 	if d.Action == remote.Refuse {
+		k.unset = k.unset || d.Code == trust.NotYet
 		k.refuse(refusal{record: r, standing: waited, what: "config", code: d.Code, reason: d.Reason, signed: d.Signers})
 		return
 	}

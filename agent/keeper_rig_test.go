@@ -47,6 +47,7 @@ type fleet struct {
 
 	plantEnds   func()        // has the broker go away
 	reportEvery time.Duration // of agents that are started; 0: the usual
+	ahead       atomic.Int64  // ns: the clock of agents that are started, against the right one
 
 	mu       sync.Mutex
 	statuses []remote.StatusRecord
@@ -370,6 +371,7 @@ func (f *fleet) start(text []byte, trial time.Duration) (stop func()) {
 	f.trial.Store(int64(trial))
 	s := supervisor(f.dir, func() time.Duration { return time.Duration(f.trial.Load()) })
 	s.Out, s.reportEvery = f.Output(), f.reportEvery
+	s.clock = func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) }
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()

@@ -186,6 +186,33 @@ func TestKeysAreRotated(t *testing.T) {
 	f.state(mark, remote.StateRejected, 1, trust.WrongKey)
 }
 
+// TestADocumentWaitsForTheClock: one that may have expired is not adopted in 1970, and
+// looked at again once the clock is set.
+func TestADocumentWaitsForTheClock(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		expires time.Duration
+		state   remote.State
+		running uint64
+		code    trust.Code
+	}{
+		"it holds":       {time.Hour, remote.StateApplied, 1, ""},
+		"it has expired": {-time.Hour, remote.StateRejected, 0, trust.Expired},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t)
+			f.ahead.Store(int64(-time.Since(time.Unix(1000, 0))))
+			f.publishConfig(signed{version: 1, body: f.config(settings{level: "debug"}), issued: time.Now().Add(-2 * time.Hour), expires: time.Now().Add(tt.expires)})
+			stop := f.start(f.file(""), 0)
+			defer stop()
+			f.state(0, remote.StateRejected, 0, trust.NotYet)
+			f.ahead.Store(0)
+			f.state(0, tt.state, tt.running, tt.code)
+		})
+	}
+}
+
 // TestCommandsRunOnce sends one, again, too late, and by a stranger.
 func TestCommandsRunOnce(t *testing.T) {
 	t.Parallel()

@@ -29,6 +29,7 @@ type Supervisor struct {
 
 	folder      func(dir string) floor.Folder // where remote configs are stored; nil: the file system
 	stallLimit  time.Duration                 // of Options
+	clock       func() time.Time              // what remote configs and commands are judged by; nil: time.Now
 	reportEvery time.Duration                 // how often the status is told without news; 0: the usual
 	again       chan struct{}                 // the command restart: another agent is to take over
 }

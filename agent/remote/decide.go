@@ -46,6 +46,10 @@ type Agent struct {
 	Check func(text []byte) error
 }
 
+// ClockSet says whether a time can be that of a clock that is right. One without a
+// battery begins in 1970 or when its system was built.
+func ClockSet(t time.Time) bool { return t.Year() >= 2020 }
+
 // Action is what is to be done about a record.
 type Action int
 
@@ -217,6 +221,8 @@ func (d Decision) choose(m floor.Memory, a Agent, state floor.Known, clock time.
 		return d.known("it was tried and rolled back")
 	case same && winner != key && (!gone || state.Failed):
 		return d.known(counts(winner))
+	case !ClockSet(now) && !(same && state.Withdrawn):
+		return d.refuse(trust.Refuse(trust.NotYet, "it expires at %s, and by the clock it is %s: it waits until the clock is set", d.Document.Expires.Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
 	case !now.Before(d.Document.Expires) && !(same && state.Withdrawn):
 		return d.refuse(trust.Refuse(trust.Expired, "expired at %s (it is %s)", d.Document.Expires.Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
 	case len(next.Documents) > floor.MaxTargets:

@@ -120,6 +120,24 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
+// A gateway that has never seen a right time waits for one: it cannot know what has
+// expired. One that has seen any goes by that.
+func TestAClockThatIsNotSet(t *testing.T) {
+	a := gateway(t)
+	value := doc{version: 1}.signed(t)
+	unset := time.Unix(100, 0)
+	var m floor.Memory
+	m.See(unset)
+	if d := expect(t, Decide(m, a, own, value, unset), Refuse, trust.NotYet); d.Save {
+		t.Error("it is remembered")
+	}
+	expect(t, Decide(m, a, own, doc{version: 1, body: "config: {}"}.signed(t), unset), Refuse, trust.NotYet)
+	expect(t, Decide(m, a, own, value, now.Add(31*24*time.Hour)), Refuse, trust.Expired)
+	expect(t, Decide(m, a, own, value, now), Adopt, "")
+	m.See(now)
+	expect(t, Decide(m, a, own, value, unset), Adopt, "")
+}
+
 // 20,000 signatures that are none cost nothing, neither together in one envelope
 // nor as the most that an envelope may hold.
 func TestBogusSignaturesAreCheap(t *testing.T) {

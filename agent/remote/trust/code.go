@@ -19,7 +19,7 @@ const (
 	TooFewSignatures  Code = "too-few-signatures"         // good signatures, fewer than the threshold
 	Invalid           Code = "invalid"                    // signed well, and what is signed cannot be used
 	Expired           Code = "expired"                    // after its expiry
-	NotYet            Code = "not-yet"                    // a command from the future: the clock is not right yet
+	NotYet            Code = "not-yet"                    // a command from the future, or a document before 2020: the clock is not right yet
 	Older             Code = "older"                      // below the version or epoch that was seen
 	SameVersion       Code = "same-version-other-content" // the version was seen with another content
 	VersionJump       Code = "version-jump"               // further ahead than MaxJump
