@@ -34,6 +34,7 @@ fleet-test:
 torture:
 	agent/e2e/install.sh strace e2fsprogs
 	go test -tags torture -count=1 -timeout 20m -run 'Pages|Blocks|Scan' ./buffer/
+	go test -count=1 -run TenThousandAgents ./uplink/channel/ # resident memory, which the race detector of make test hides
 	go test -tags torture -count=1 -v -timeout 60m ./buffer/powercut/ ./buffer/torture/
 
 lint:

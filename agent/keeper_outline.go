@@ -58,14 +58,10 @@ func (k *keeper) tellOutline(now time.Time) {
 func (p *parts) outline() string {
 	var b strings.Builder
 	for _, s := range p.sources {
-		fmt.Fprintf(&b, "source %s %t\n", s.name, s.driver.Stats().Up)
+		fmt.Fprintf(&b, "source %s %t\n", s.name, s.stats().Up)
 	}
 	for _, name := range p.names() {
-		up := true
-		for _, l := range p.legsOf(name) {
-			up = up && l.kafka.Stats().Up
-		}
-		fmt.Fprintf(&b, "uplink %s %t\n", name, up)
+		fmt.Fprintf(&b, "uplink %s %t\n", name, together(p.legsOf(name)).Up)
 	}
 	return b.String()
 }

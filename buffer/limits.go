@@ -238,6 +238,9 @@ func (l *lane) unlink(s *segment) {
 // older come from a clock that was not set, and their age is unknown.
 var clockIsSet = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// ClockSet says whether a time can be that of a clock that was set.
+func ClockSet(t time.Time) bool { return t.After(clockIsSet) }
+
 // expire drops the segments whose newest event is older than keep.age. An
 // active one that is an eighth of that old is sealed, so that it can expire.
 func (l *lane) expire() {
@@ -257,7 +260,7 @@ func (l *lane) expire() {
 	for {
 		l.mu.Lock()
 		old := len(l.segments) > 1 && l.segments[0].tally.events > 0 && time.Since(l.segments[0].tally.to) > age &&
-			l.segments[0].tally.to.After(clockIsSet)
+			ClockSet(l.segments[0].tally.to)
 		l.mu.Unlock()
 		if !old || !l.dropOldest(reasonExpired) {
 			return

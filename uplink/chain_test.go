@@ -192,13 +192,20 @@ func checkUnion(t *testing.T, n uint64, clusters ...[]*kgo.Record) (both int) {
 	return both
 }
 
+// startPair runs a chain of two clusters, of which the first one has got n events.
+func startPair(t *testing.T, n int) (central, dr *cloud, log *storedLog, c *Chain, stop func()) {
+	t.Helper()
+	central, dr = newCloud(t, "sluice.process"), newCloud(t, "sluice.process")
+	log = newStoredLog(t, t.TempDir())
+	c, stop = startChain(t, log, nil, central, dr)
+	log.put(t, "process", n)
+	waitFor(t, "central to have them", func() bool { return log.acked("process") == uint64(n) })
+	return central, dr, log, c, stop
+}
+
 func TestFailoverThereAndBack(t *testing.T) {
 	t.Parallel()
-	central, dr := newCloud(t, "sluice.process"), newCloud(t, "sluice.process")
-	log := newStoredLog(t, t.TempDir())
-	c, stop := startChain(t, log, nil, central, dr)
-	log.put(t, "process", 500)
-	waitFor(t, "central to have them", func() bool { return log.acked("process") == 500 })
+	central, dr, log, c, stop := startPair(t, 500)
 	waitFor(t, "both to be seen", func() bool { return c.Legs()[0].Stats().Up && c.Legs()[1].Stats().Up })
 	if s := c.Legs()[1].Stats(); s.State != "reachable, stands by" || s.Delivered["process"] != 0 {
 		t.Errorf("the other one: %+v", s)
@@ -232,11 +239,7 @@ func TestFailoverThereAndBack(t *testing.T) {
 // return has time. Events go back once, and not before they can be sent.
 func TestAReturnWaitsForTheSpread(t *testing.T) {
 	t.Parallel()
-	central, dr := newCloud(t, "sluice.process"), newCloud(t, "sluice.process")
-	log := newStoredLog(t, t.TempDir())
-	c, stop := startChain(t, log, nil, central, dr)
-	log.put(t, "process", 500)
-	waitFor(t, "central to have them", func() bool { return log.acked("process") == 500 })
+	central, dr, log, c, stop := startPair(t, 500)
 	central.off()
 	log.put(t, "process", 500)
 	waitActive(t, c, 1)

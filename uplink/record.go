@@ -111,9 +111,6 @@ func (e *encoder) record(c *chunk, ev *drivers.Event, incarnation string, seq ui
 	})
 }
 
-// clockIsSet is a time before which no gateway's clock is right.
-var clockIsSet = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
-
 // timestamp is the record's time: that of the event, unless the cluster has refused a time
 // and this one lies ahead of the clock, which was wrong when the event was taken and has
 // been set back. It is sent with the present time then; ce_time says what it was.
@@ -121,7 +118,7 @@ func (e *encoder) timestamp(taken time.Time) time.Time {
 	if !e.refusedTime.Load() {
 		return taken
 	}
-	if now := time.Now(); taken.After(now) && now.After(clockIsSet) {
+	if now := time.Now(); taken.After(now) && buffer.ClockSet(now) {
 		return now
 	}
 	return taken

@@ -75,9 +75,9 @@ func (p place) follow(keys []string) (wrong, allowed string) {
 	return "", ""
 }
 
-// any is what a list or a mapping with free keys has below it, whichever.
+// any is an item of a list, whichever; of a ladder nothing that has a type.
 func (p place) any() place {
-	if k := p.t.Kind(); k != reflect.Slice && k != reflect.Map || p.t == whenFullType {
+	if p.t == whenFullType {
 		return place{}
 	}
 	return place{t: p.t.Elem(), f: field{key: p.f.key, typ: p.t.Elem()}}

@@ -24,10 +24,7 @@ func TestAnotherUpdateTakesThePlaceOfOneThatIsFetched(t *testing.T) {
 	r.accepted(argsOf("1.1.0", broken.URL, old))
 	r.until(Waiting)
 	r.accepted(argsOf("1.2.0", server.URL, bundle))
-	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
-		t.Fatalf("%+v", p)
-	}
-	r.holds(bundle)
+	r.ends("1.2.0", bundle)
 }
 
 // What was fetched of the one before does not become part of the next.
@@ -42,10 +39,7 @@ func TestAnotherUpdateBeginsAtItsFirstByte(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	r.accepted(argsOf("1.2.0", server.URL, bundle))
-	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
-		t.Fatalf("%+v", p)
-	}
-	r.holds(bundle)
+	r.ends("1.2.0", bundle)
 }
 
 // One that is fetched already, and not yet handed to the installer, fails nothing
@@ -103,10 +97,7 @@ func TestAnotherUpdateHeedsNothingThatWasWrittenLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(replaced)
-	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
-		t.Fatalf("%+v", p)
-	}
-	r.holds(bundle)
+	r.ends("1.2.0", bundle)
 }
 
 // One that cannot be stored takes nobody's place.
@@ -129,10 +120,7 @@ func TestAnUpdateThatCannotBeStoredLeavesTheOneBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(held)
-	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.1.0" {
-		t.Fatalf("%+v", p)
-	}
-	r.holds(old)
+	r.ends("1.1.0", old)
 }
 
 // A restart before anything was fetched of it does not take what is there for its own.
@@ -157,10 +145,7 @@ func TestAnUpdateThatWasStoredAndNotBegun(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start()
-	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != "1.2.0" {
-		t.Fatalf("%+v", p)
-	}
-	r.holds(bundle)
+	r.ends("1.2.0", bundle)
 }
 
 // heldAtCheck is a rig whose first update waits, when it is to be checked, for replaced.
@@ -178,4 +163,13 @@ func heldAtCheck(t *testing.T) (r *rig, checked, replaced chan struct{}) {
 		}
 	})
 	return r, checked, replaced
+}
+
+// ends waits until an update is installed, which must be this one.
+func (r *rig) ends(version string, bundle []byte) {
+	r.t.Helper()
+	if p := r.until(Installed, Failed); p.Phase != Installed || p.Version != version {
+		r.t.Fatalf("%+v", p)
+	}
+	r.holds(bundle)
 }

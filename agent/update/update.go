@@ -167,7 +167,9 @@ func (u *Updater) Update(_ context.Context, args *tree.Node) (any, error) {
 	}
 	if err := u.dir.store(next); err != nil { // the one that is there goes on
 		if u.current != nil {
-			_ = u.dir.store(u.current) // next may have taken its name and be refused all the same
+			if again := u.dir.store(u.current); again != nil { // next may have taken its name and be refused all the same
+				u.cfg.Log.Warn("an update that was refused may be carried out after a restart", "version", b.Version, "error", again)
+			}
 		}
 		return nil, err
 	}

@@ -55,22 +55,13 @@ func TestBrokerThatLeavesWhileReadingIsStopped(t *testing.T) {
 
 func TestSilenceOfTheOtherTCPIsBounded(t *testing.T) {
 	broker := newRawBroker(t)
-	nc, err := net.Dial("tcp", broker.ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := New(baseConfig(&testSink{}, broker.url()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := newConn(nc, broker.url(), src.intake)
-	defer c.finish()
-	onSocket(nc, func(fd int) {
+	c := bareConn(t, broker)
+	onSocket(c.Conn, func(fd int) {
 		if ms, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil || ms != 30_000 {
 			t.Errorf("TCP_USER_TIMEOUT %d ms (%v)", ms, err)
 		}
 	})
-	if err := peerLeft(nc); err != nil {
+	if err := peerLeft(c.Conn); err != nil {
 		t.Errorf("the other side is there: %v", err)
 	}
 }
@@ -136,17 +127,8 @@ func (c *rawConn) fill() {
 
 func TestBrokerIsAskedOnlyWhereItsEndCouldBeHidden(t *testing.T) {
 	broker := newRawBroker(t)
-	nc, err := net.Dial("tcp", broker.ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := New(baseConfig(&testSink{}, broker.url()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := bareConn(t, broker)
 	peer := broker.connection()
-	c := newConn(nc, broker.url(), src.intake)
-	defer c.finish()
 	look := func() {
 		t.Helper()
 		if err := c.look(); err != nil {
@@ -154,7 +136,8 @@ func TestBrokerIsAskedOnlyWhereItsEndCouldBeHidden(t *testing.T) {
 		}
 	}
 	var info *unix.TCPInfo
-	onSocket(nc, func(fd int) { info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO) })
+	var err error
+	onSocket(c.Conn, func(fd int) { info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +145,7 @@ func TestBrokerIsAskedOnlyWhereItsEndCouldBeHidden(t *testing.T) {
 		t.Error("asked although the end would be seen")
 	}
 	peer.fill()
-	eventually(t, "the window is shut", func() bool { return windowShut(nc) })
+	eventually(t, "the window is shut", func() bool { return windowShut(c.Conn) })
 	for range 3600 {
 		look()
 	}
@@ -173,4 +156,20 @@ func TestBrokerIsAskedOnlyWhereItsEndCouldBeHidden(t *testing.T) {
 	if err := c.noteControl(typePingresp, nil); err != nil || c.asked != 0 {
 		t.Errorf("after an answer: %d asked (%v)", c.asked, err)
 	}
+}
+
+// bareConn connects to a broker without a session.
+func bareConn(t *testing.T, broker *rawBroker) *conn {
+	t.Helper()
+	nc, err := net.Dial("tcp", broker.ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := New(baseConfig(&testSink{}, broker.url()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newConn(nc, broker.url(), src.intake)
+	t.Cleanup(c.finish)
+	return c
 }
